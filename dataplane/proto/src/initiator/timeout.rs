@@ -1,0 +1,112 @@
+//! Commands that are not answered: sent again, then given up, with their LUN or alone.
+
+use super::io::NONE;
+use super::slots::{Kind, State};
+use super::{AtaOp, Event, Initiator, IoError, LunId, LunState, Time};
+
+/// Copies of a control command before it is given up; the next probe starts over.
+const CONTROL_COPIES: u8 = 5;
+
+impl Initiator {
+    /// Begins a turn: takes the time. Call it before any frame is handed over, so that answers are
+    /// seen before timers, and [`Self::tick`] after the last one.
+    #[inline]
+    pub fn begin(&mut self, now: Time) {
+        self.clock(now);
+    }
+
+    /// Runs what is due: resends, losses, probes, discovery.
+    #[inline]
+    pub fn tick(&mut self) {
+        if !self.timers.tick_began(self.now) {
+            return;
+        }
+        let mut sweep = self.timers.begin_sweep(self.now);
+        while let Some(id) = self.timers.next_due(&mut sweep) {
+            self.due(id);
+        }
+        self.look_for_luns();
+    }
+
+    fn due(&mut self, id: u32) {
+        let slot = self.slots[id];
+        if slot.state != State::Sent {
+            return;
+        }
+        let ring = self.ports.get(usize::from(slot.port_last));
+        if ring.is_some_and(|ring| slot.seq_last >= ring.accepted_seq) {
+            // Another copy behind one that the driver has not even taken would help nobody.
+            let again = self.config.pacing.rto_min_ns;
+            self.timers.arm(id, self.now.plus(again));
+            return;
+        }
+        match slot.kind {
+            Kind::Discover(_) => self.retire(id, None),
+            Kind::Query | Kind::Ata(AtaOp::Identify) if slot.copies >= CONTROL_COPIES => {
+                self.control_failed(id);
+            }
+            Kind::Ata(op) if op != AtaOp::Identify && self.is_overdue(slot.sent_first) => {
+                self.overdue(id);
+            }
+            Kind::Query | Kind::Ata(_) => {
+                let lun = &mut self.luns[usize::from(slot.lun)];
+                lun.pacing.timed_out(self.now);
+                lun.stats.resends += 1;
+                self.counters.resends += 1;
+                self.queue(id);
+            }
+        }
+    }
+
+    fn is_overdue(&self, since: Time) -> bool {
+        self.now.since(since) >= self.config.loss_timeout_ns
+    }
+
+    /// The loss timeout of a command: if the LUN answered others in the meantime, only this one
+    /// fails.
+    fn overdue(&mut self, id: u32) {
+        let slot = self.slots[id];
+        if self.luns[usize::from(slot.lun)].last_answer > slot.sent_first {
+            self.retire(id, Some(IoError::TimedOut));
+        } else {
+            self.lose(LunId(slot.lun));
+        }
+    }
+
+    /// Gives a LUN up: all its I/O fails, once, and it is probed for.
+    pub(super) fn lose(&mut self, id: LunId) {
+        let lun = &mut self.luns[usize::from(id.0)];
+        lun.state = LunState::Lost;
+        lun.stats.losses += 1;
+        self.event(Event::Lost { lun: id });
+        self.fail_all(id, IoError::LunLost);
+    }
+
+    /// Fails all I/O of a LUN, sent or not. Buffers that a ring may still read come back later.
+    pub fn fail_all(&mut self, id: LunId, error: IoError) {
+        let Some(lun) = self.luns.get(usize::from(id.0)) else { return };
+        let mut head = lun.head;
+        while head != NONE {
+            self.pop_io(id);
+            let io = &mut self.ios[head];
+            io.error.get_or_insert(error);
+            io.left = 0;
+            self.settle(head);
+            head = self.luns[usize::from(id.0)].head;
+        }
+        for slot in 0..self.slots.len() {
+            let row = &self.slots[slot];
+            let sent = matches!(row.state, State::Sent | State::Queued);
+            if sent && row.lun == id.0 && matches!(row.kind, Kind::Ata(_)) {
+                self.retire(slot, Some(error));
+            }
+        }
+    }
+
+    /// Fails all I/O of all LUNs, for a shutdown.
+    pub fn abort_all(&mut self) {
+        for lun in 0..self.luns.len() {
+            self.fail_all(LunId(lun as u16), IoError::Aborted);
+        }
+    }
+}

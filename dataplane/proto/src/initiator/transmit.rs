@@ -1,0 +1,300 @@
+//! What to send next: first what is to be sent again and control commands, then new data, one
+//! command of each ready LUN in turn.
+
+use super::io::{self, NONE};
+use super::slots::{Kind, State};
+use super::{AtaOp, CONTROL_SLOTS, Initiator, IoId, LunId, Op, Time};
+use crate::wire::ata::{
+    AtaHeader, emit_trim_ranges, flush_command, identify_command, read_command, trim_command,
+    write_command,
+};
+use crate::wire::query::{Query, QueryCmd};
+use crate::wire::{Command, Header, SECTOR, pad};
+use crate::{Mac, ShelfSlot, Tag};
+
+/// Room that [`Transmit::emit`] needs, in bytes: a tagged header, padded.
+pub const HEADER_ROOM: usize = 64;
+/// Sectors that one DATA SET MANAGEMENT command with one sector of ranges can cover.
+const TRIM_MAX: u32 = 64 * 0xffff;
+
+/// Bytes that follow the header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Payload {
+    /// None.
+    None,
+    /// `len` bytes at `offset` of the I/O's buffer. With `private` they must be copied: an earlier
+    /// copy of the same command exists, and the caller may get its buffer back before this one
+    /// has left.
+    Io {
+        /// Whose buffer.
+        io: IoId,
+        /// Where in the buffer, in bytes.
+        offset: u32,
+        /// How many bytes.
+        len: u32,
+        /// Whether the bytes must be copied now.
+        private: bool,
+    },
+    /// One sector of TRIM ranges, which [`Transmit::emit_ranges`] writes.
+    TrimRanges {
+        /// First sector.
+        lba: u64,
+        /// Sectors.
+        sectors: u32,
+    },
+}
+
+/// One frame to send. The host puts it on `port`'s ring in the order in which it got it.
+#[derive(Clone, Copy, Debug)]
+pub struct Transmit {
+    /// The command's slot.
+    pub slot: u32,
+    /// The port to send through.
+    pub port: u8,
+    /// What follows the header.
+    pub payload: Payload,
+    dst: Mac,
+    addr: ShelfSlot,
+    tag: Tag,
+    body: Body,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Body {
+    Ata(AtaHeader),
+    Query,
+}
+
+impl Transmit {
+    /// Writes the headers to `out`, which holds at least [`HEADER_ROOM`] bytes; returns how many
+    /// of them to send. A frame without payload is padded to 60 bytes.
+    #[inline]
+    pub fn emit(&self, out: &mut [u8; HEADER_ROOM], src: Mac, vlan: Option<u16>) -> usize {
+        let command = match self.body {
+            Body::Ata(_) => Command::Ata,
+            Body::Query => Command::Query,
+        };
+        let header =
+            Header { vlan, ..Header::request(self.dst, src, self.addr, command, self.tag) };
+        let at = header.emit(out).unwrap_or(0);
+        let rest = &mut out[at..];
+        let len = at
+            + match &self.body {
+                Body::Ata(ata) => ata.emit(rest).unwrap_or(0),
+                Body::Query => Query::request(QueryCmd::Read, &[]).emit(rest).unwrap_or(0),
+            };
+        match self.payload {
+            Payload::None => pad(out, len).unwrap_or(len),
+            Payload::Io { .. } | Payload::TrimRanges { .. } => len,
+        }
+    }
+
+    /// Writes the payload of [`Payload::TrimRanges`].
+    pub fn emit_ranges(&self, out: &mut [u8; SECTOR]) {
+        if let Payload::TrimRanges { lba, sectors } = self.payload {
+            emit_trim_ranges(out, lba, u64::from(sectors));
+        }
+    }
+}
+
+impl Initiator {
+    /// The next frame to send, if there is one. It counts as put on its port's ring.
+    #[inline]
+    pub fn next_transmit(&mut self) -> Option<Transmit> {
+        while let Some(&id) = self.send.front() {
+            if self.slots[id].state != State::Queued {
+                self.send.pop_front();
+                continue;
+            }
+            // If its tags have to rest, everything behind it waits as well.
+            let frame = self.send_slot(id)?;
+            self.send.pop_front();
+            return Some(frame);
+        }
+        self.next_data()
+    }
+
+    /// Whether there is anything to send.
+    #[must_use]
+    #[inline]
+    pub fn wants_transmit(&self) -> bool {
+        !self.send.is_empty() || !self.ready.is_empty()
+    }
+
+    #[inline]
+    fn next_data(&mut self) -> Option<Transmit> {
+        while let Some(&lun) = self.ready.front() {
+            let row = &self.luns[usize::from(lun.0)];
+            if !row.is_ready() {
+                self.luns[usize::from(lun.0)].in_ready = false;
+                self.ready.pop_front();
+                continue;
+            }
+            let io = row.head;
+            if self.ios[io].left == 0 {
+                // It failed while parts of it were still waiting here.
+                self.pop_io(lun);
+                self.settle(io);
+                continue;
+            }
+            let Some(slot) = self.cut(lun, io) else {
+                self.counters.no_slot += 1;
+                return None;
+            };
+            let frame = self.send_slot(slot);
+            self.ready.pop_front();
+            let row = &mut self.luns[usize::from(lun.0)];
+            row.in_ready = row.is_ready();
+            if row.in_ready {
+                self.ready.push_back(lun);
+            }
+            return frame;
+        }
+        None
+    }
+
+    /// Cuts the next command out of an I/O.
+    #[inline]
+    fn cut(&mut self, lun: LunId, io_id: u32) -> Option<u32> {
+        if self.slots.free_count() <= CONTROL_SLOTS {
+            return None;
+        }
+        let io = &mut self.ios[io_id];
+        let row = &mut self.luns[usize::from(lun.0)];
+        let slot_id = self.slots.take(Kind::Ata(io.op.into()), lun.0, self.now)?;
+        let max = match io.op {
+            Op::Read | Op::Write => row.sectors_per_frame,
+            Op::Trim => TRIM_MAX,
+            Op::Flush => 1,
+        };
+        let sectors = io::split(io.lba, io.left, max);
+        let slot = &mut self.slots[slot_id];
+        (slot.io, slot.lba, slot.offset, slot.sectors) = (io_id, io.lba, io.offset, sectors);
+        io.open += 1;
+        io.left -= sectors;
+        io.lba += u64::from(sectors);
+        io.offset = io.offset.wrapping_add(sectors.wrapping_mul(SECTOR as u32));
+        row.inflight += 1;
+        row.stats.commands += 1;
+        if io.left == 0 {
+            self.pop_io(lun);
+        }
+        Some(slot_id)
+    }
+
+    /// Takes the first I/O out of a LUN's queue.
+    #[inline]
+    pub(super) fn pop_io(&mut self, lun: LunId) {
+        let row = &mut self.luns[usize::from(lun.0)];
+        let io = &mut self.ios[row.head];
+        row.head = io.next;
+        if row.head == NONE {
+            row.tail = NONE;
+        }
+        io.next = NONE;
+        io.queued = false;
+    }
+
+    /// Makes a new copy of a slot's command.
+    #[inline]
+    fn send_slot(&mut self, id: u32) -> Option<Transmit> {
+        let generation = self.slots.next_copy(id, self.now)?;
+        let tag = self.slots.layout.tag(id, generation);
+        let slot = &mut self.slots[id];
+        let lun = &self.luns.get(usize::from(slot.lun));
+        let (port, dst, addr, body, payload, timeout) = match (slot.kind, lun) {
+            (Kind::Discover(addr), _) => (
+                slot.port_last,
+                Mac::BROADCAST,
+                addr,
+                Body::Query,
+                Payload::None,
+                self.config.probe_interval_ns,
+            ),
+            (kind, Some(lun)) => {
+                let (body, payload) = match kind {
+                    Kind::Ata(op) => {
+                        let (ata, payload) = ata_frame(op, slot, lun);
+                        (Body::Ata(ata), payload)
+                    }
+                    Kind::Query | Kind::Discover(_) => (Body::Query, Payload::None),
+                };
+                let timeout = lun.pacing.rto_ns(&self.config.pacing);
+                (lun.port, lun.mac, lun.addr, body, payload, timeout)
+            }
+            (_, None) => return None,
+        };
+        let ring = self.ports.get_mut(usize::from(port))?;
+        slot.seq_last = ring.next_seq;
+        slot.port_last = port;
+        ring.next_seq += 1;
+        if slot.copies == 1 {
+            slot.seq_first = slot.seq_last;
+            slot.port_first = port;
+            slot.sent_first = self.now;
+        }
+        slot.state = State::Sent;
+        self.timers.arm(id, self.now.plus(timeout));
+        Some(Transmit { slot: id, port, payload, dst, addr, tag, body })
+    }
+
+    /// The host attached the caller's memory to this slot's frame instead of copying it.
+    #[inline]
+    pub fn sent_in_place(&mut self, slot: u32) {
+        self.slots[slot].zero_copy = true;
+    }
+
+    /// The driver took the next `count` frames of `port`.
+    #[inline]
+    pub fn accepted(&mut self, port: u8, count: u64) {
+        if let Some(ring) = self.ports.get_mut(usize::from(port)) {
+            ring.accepted_seq += count;
+        }
+    }
+
+    /// Everything that was put on `port`'s ring is known to have left it: the port was stopped.
+    pub fn port_flushed(&mut self, port: u8) {
+        if let Some(ring) = self.ports.get_mut(usize::from(port)) {
+            ring.left_seq = ring.accepted_seq;
+        }
+    }
+
+    /// Queues a slot to be sent, for the first time or again.
+    pub(super) fn queue(&mut self, id: u32) {
+        if self.send.len() == self.send.capacity() {
+            // Entries whose slot was answered in the meantime would be skipped anyway.
+            self.send.retain(|&id| self.slots[id].state == State::Queued);
+        }
+        self.slots[id].state = State::Queued;
+        self.send.push_back(id);
+    }
+
+    /// A slot for a control command, queued to be sent; `None` if all are taken.
+    pub(super) fn control(&mut self, kind: Kind, lun: LunId, port: u8, now: Time) -> Option<u32> {
+        let id = self.slots.take(kind, lun.0, now)?;
+        self.slots[id].port_last = port;
+        if let Kind::Ata(_) = kind {
+            self.luns[usize::from(lun.0)].inflight += 1;
+        }
+        self.queue(id);
+        Some(id)
+    }
+}
+
+#[inline]
+fn ata_frame(op: AtaOp, slot: &super::slots::Slot, lun: &super::Lun) -> (AtaHeader, Payload) {
+    let count = slot.sectors as u8;
+    match op {
+        AtaOp::Read => (read_command(slot.lba, count, lun.lba48), Payload::None),
+        AtaOp::Write => {
+            let len = slot.sectors * SECTOR as u32;
+            let (io, offset, private) = (IoId(slot.io), slot.offset, slot.copies > 1);
+            (write_command(slot.lba, count, lun.lba48), Payload::Io { io, offset, len, private })
+        }
+        AtaOp::Flush => (flush_command(lun.flush_ext), Payload::None),
+        AtaOp::Trim => {
+            (trim_command(), Payload::TrimRanges { lba: slot.lba, sectors: slot.sectors })
+        }
+        AtaOp::Identify => (identify_command(), Payload::None),
+    }
+}
