@@ -1,1 +1,2 @@
 //! Crate.
+pub mod nbd;

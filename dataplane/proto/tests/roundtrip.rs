@@ -102,7 +102,8 @@ proptest! {
 
     #[test]
     fn mask_round_trips(
-        (command, error) in any::<(u8, u8)>(),
+        command: u8,
+        error in prop_oneof![Just(mask_error::NONE), any::<u8>()],
         entries in vec((any::<u8>(), mac()), 0..=255),
     ) {
         let entries: Vec<_> = entries.iter().map(|&(c, mac)| Directive::new(c, mac)).collect();
@@ -169,10 +170,11 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(bytes in vec(any::<u8>(), 0..1100), ethertype in 0..3, room in 0usize..64) {
+    fn no_bytes_panic(bytes in vec(any::<u8>(), 0..1100), ethertype in 0usize..3, room in 0usize..64) {
         let mut bytes = bytes;
         // Random bytes would almost never get past the EtherType.
-        let ethertype: &[u8] = [&[][..], &[0x88, 0xa2], &[0x81, 0, 0, 7, 0x88, 0xa2]][ethertype];
+        let ethertype =
+            [&[][..], &[0x88, 0xa2u8], &[0x81, 0, 0, 7, 0x88, 0xa2]][ethertype];
         if let Some(at) = bytes.get_mut(12..12 + ethertype.len()) {
             at.copy_from_slice(ethertype);
         }
@@ -237,4 +239,61 @@ fn identify_bits_are_where_ata_puts_them() {
     assert_eq!(identify.wwn, Some(0x5000_c500_1234_5678));
     assert_eq!((identify.logical_sector, identify.physical_sector), (512, 4096));
     assert_eq!(identify.serial_str(), "AB");
+}
+
+#[test]
+fn a_promise_needs_all_its_bits() {
+    let full = Identify {
+        lba48: true,
+        sectors: 1 << 20,
+        serial: [b' '; 20],
+        firmware: [b' '; 8],
+        model: [b' '; 40],
+        wwn: None,
+        flush: true,
+        flush_ext: true,
+        write_cache: true,
+        trim: true,
+        trim_zeroes: true,
+        logical_sector: 512,
+        physical_sector: 512,
+    };
+    // Word, the bit to clear, what is then no longer promised.
+    let no_flush = Identify { flush: false, ..full };
+    let no_ext = Identify { flush_ext: false, ..full };
+    let no_zeroes = Identify { trim_zeroes: false, ..full };
+    let cases = [
+        (83, 12, no_flush),
+        (86, 12, no_flush),
+        (83, 13, no_ext),
+        (86, 13, no_ext),
+        (69, 14, no_zeroes),
+        (69, 5, no_zeroes),
+        (169, 0, Identify { trim: false, ..no_zeroes }),
+        (85, 5, Identify { write_cache: false, ..full }),
+        // One of two words is enough for LBA48; a missing 01 in bits 15:14 is forgiven.
+        (83, 10, full),
+        (86, 10, full),
+        (83, 14, full),
+        (87, 14, full),
+    ];
+    for (word, bit, expected) in cases {
+        let mut data = [0; SECTOR];
+        full.emit(&mut data);
+        let byte = &mut data[2 * word + bit / 8];
+        assert_ne!(*byte & 1 << (bit % 8), 0, "word {word} bit {bit} was set");
+        *byte &= !(1 << (bit % 8));
+        assert_eq!(Identify::parse(&data), Ok(expected), "word {word} bit {bit}");
+    }
+}
+
+#[test]
+fn a_string_is_at_most_1024_bytes_long_even_if_there_are_more() {
+    let mut body = [0; 2048];
+    let len = Query::request(QueryCmd::Force, &[7; 1024]).emit(&mut body).unwrap();
+    assert_eq!(len, 8 + 1024);
+    assert!(Query::parse(&body).is_ok());
+    body[7] = 1;
+    let error = ParseError::StringLength { len: 1025, available: 2040 };
+    assert_eq!(Query::parse(&body), Err(error));
 }

@@ -80,6 +80,14 @@ pub enum SubmitError {
         /// Sectors of the I/O.
         sectors: u32,
     },
+    /// The caller's memory is smaller than the I/O.
+    #[error("{sectors} sectors do not fit {bytes} bytes of memory")]
+    ShortMemory {
+        /// Sectors of the I/O.
+        sectors: u32,
+        /// Bytes of the memory.
+        bytes: u32,
+    },
     /// IDENTIFY does not offer it.
     #[error("the LUN does not offer {0:?}")]
     Unsupported(super::Op),

@@ -30,11 +30,11 @@ pub use error::{DropReason, Drops, IoError, SubmitError};
 pub use io::{IoId, Op};
 pub use lun::{LunId, LunInfo, LunState, LunStats};
 pub use pacing::{Pacing, PacingLimits};
-pub use receive::Received;
+pub use receive::{LINEAR_MAX, Received};
 pub use slots::AtaOp;
 pub use tags::{Lap, TagLayout};
 pub use time::{Time, nanos};
-pub use transmit::{Payload, Transmit};
+pub use transmit::{HEADER_ROOM, Payload, Transmit};
 
 use crate::wire::Identify;
 use crate::{Mac, ShelfSlot};
@@ -160,6 +160,8 @@ struct PortState {
     accepted_seq: u64,
     /// All frames before this one are known to have left the ring.
     left_seq: u64,
+    /// The host can put nothing on this port's ring now.
+    blocked: bool,
 }
 
 /// Something that a host may want to tell its users.
@@ -295,7 +297,13 @@ impl Initiator {
         if self.ports.len() >= MAX_PORTS {
             return Err(ConfigError::Ports);
         }
-        self.ports.push(PortState { info, next_seq: 0, accepted_seq: 0, left_seq: 0 });
+        self.ports.push(PortState {
+            info,
+            next_seq: 0,
+            accepted_seq: 0,
+            left_seq: 0,
+            blocked: false,
+        });
         Ok(self.ports.len() as u8 - 1)
     }
 
@@ -338,6 +346,9 @@ impl Initiator {
         let row = self.luns.get_mut(usize::from(lun.0)).ok_or(SubmitError::NoSuchLun)?;
         if row.state != LunState::Up {
             return Err(SubmitError::NotReady);
+        }
+        if row.head != NONE && self.ports.get(usize::from(row.port)).is_some_and(|p| p.blocked) {
+            return Err(SubmitError::Busy);
         }
         let left = match op {
             Op::Flush => {

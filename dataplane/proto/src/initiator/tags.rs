@@ -46,8 +46,10 @@ impl TagLayout {
     #[inline]
     #[must_use]
     pub const fn tag(self, slot: u32, generation: u32) -> Tag {
+        // In 64 bits: a field of no bits would shift by all 32.
         let core = (self.core as u64) << (32 - self.core_bits);
-        Tag(core as u32 | slot << self.gen_bits() | (generation & self.gen_mask()))
+        let slot = (slot as u64) << self.gen_bits();
+        Tag((core | slot) as u32 | (generation & self.gen_mask()))
     }
 
     /// The core that sent a frame with this tag.
@@ -64,8 +66,8 @@ impl TagLayout {
         if self.core_of(tag) != self.core {
             return None;
         }
-        let slot = (tag.0 >> self.gen_bits()) & ((1 << self.slot_bits) - 1);
-        Some((slot, tag.0 & self.gen_mask()))
+        let slot = ((tag.0 as u64) >> self.gen_bits()) & ((1 << self.slot_bits) - 1);
+        Some((slot as u32, tag.0 & self.gen_mask()))
     }
 
     /// How many tags a slot may use before [`Lap`] looks at the clock.

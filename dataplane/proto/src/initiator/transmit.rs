@@ -101,17 +101,53 @@ impl Initiator {
     /// The next frame to send, if there is one. It counts as put on its port's ring.
     #[inline]
     pub fn next_transmit(&mut self) -> Option<Transmit> {
-        while let Some(&id) = self.send.front() {
+        for _ in 0..self.send.len() {
+            let Some(id) = self.send.pop_front() else { break };
             if self.slots[id].state != State::Queued {
-                self.send.pop_front();
                 continue;
             }
-            // If its tags have to rest, everything behind it waits as well.
-            let frame = self.send_slot(id)?;
-            self.send.pop_front();
-            return Some(frame);
+            if self.is_blocked(self.port_of(id)) {
+                self.send.push_back(id);
+                continue;
+            }
+            let frame = self.send_slot(id);
+            if frame.is_none() {
+                // Its tags have to rest.
+                self.send.push_back(id);
+                continue;
+            }
+            return frame;
         }
         self.next_data()
+    }
+
+    /// The port that a slot's next copy goes to.
+    fn port_of(&self, id: u32) -> u8 {
+        let slot = &self.slots[id];
+        match (slot.kind, self.luns.get(usize::from(slot.lun))) {
+            (Kind::Discover(_), _) | (_, None) => slot.port_last,
+            (_, Some(lun)) => lun.port,
+        }
+    }
+
+    #[inline]
+    fn is_blocked(&self, port: u8) -> bool {
+        self.ports.get(usize::from(port)).is_none_or(|p| p.blocked)
+    }
+
+    /// Tells whether the host can put frames on `port`'s ring. While it can't, no frame for this
+    /// port comes out of [`Self::next_transmit`]; the other ports go on.
+    #[inline]
+    pub fn set_blocked(&mut self, port: u8, blocked: bool) {
+        let Some(ring) = self.ports.get_mut(usize::from(port)) else { return };
+        if ring.blocked && !blocked {
+            for lun in 0..self.luns.len() {
+                self.make_ready(LunId(lun as u16));
+            }
+        }
+        if let Some(ring) = self.ports.get_mut(usize::from(port)) {
+            ring.blocked = blocked;
+        }
     }
 
     /// Whether there is anything to send.
@@ -125,7 +161,7 @@ impl Initiator {
     fn next_data(&mut self) -> Option<Transmit> {
         while let Some(&lun) = self.ready.front() {
             let row = &self.luns[usize::from(lun.0)];
-            if !row.is_ready() {
+            if !row.is_ready() || self.is_blocked(row.port) {
                 self.luns[usize::from(lun.0)].in_ready = false;
                 self.ready.pop_front();
                 continue;
@@ -147,6 +183,10 @@ impl Initiator {
             row.in_ready = row.is_ready();
             if row.in_ready {
                 self.ready.push_back(lun);
+            }
+            if frame.is_none() {
+                // Only if the LUN's port is gone; the command is not lost, but sent again.
+                self.queue(slot);
             }
             return frame;
         }

@@ -1,0 +1,524 @@
+//! Bringing a device up: any driver, by PCI address, by vdev string, or by the number of a port
+//! that is there already.
+
+use super::dma::{DmaBuffer, IovaMap};
+use super::drivers::Driver;
+use super::eal::{Eal, hugepages_free_mb};
+use super::error::{DpdkError, strerror};
+use super::frames::{FrameMemory, HEADER_BUFFER};
+use super::mempool::Mempool;
+use super::port::{DpdkPort, ZEROES};
+use crate::frame_pool::PoolSize;
+use crate::port::{BURST, Frames};
+use aoe_proto::Mac;
+use aoe_proto::initiator::PortInfo;
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes of an Ethernet header with an 802.1Q tag.
+const ETHERNET: u32 = 18;
+/// Receive buffers that an lcore's cache may keep.
+const RX_CACHE: u32 = 256;
+
+/// How to bring a device up.
+#[derive(Clone, Debug)]
+pub struct DeviceConfig {
+    /// A PCI address (`0000:01:00.0`), a vdev string (`net_af_packet0,iface=eth1`), or
+    /// `port:N` for a port that exists already.
+    pub device: String,
+    /// Bytes after the Ethernet header; `None` takes the interface's, or 9000 for a virtual device
+    /// that has none.
+    pub mtu: Option<u32>,
+    /// 802.1Q tag control information to send with.
+    pub vlan: Option<u16>,
+    /// Queue pairs, one for each core.
+    pub queues: u16,
+    /// Receive descriptors of each queue.
+    pub rx_desc: u16,
+    /// Transmit descriptors of each queue.
+    pub tx_desc: u16,
+    /// Commands in flight on each core: that many frames may be filled at once.
+    pub slots: u32,
+    /// Header frames beyond the preallocated ones, at most.
+    pub header_overflow: u32,
+    /// Full frames for resends and copies, where payloads are sent in place.
+    pub full_frames: u32,
+    /// Full frames beyond the preallocated ones, at most.
+    pub full_overflow: u32,
+    /// Never send a caller's memory in place.
+    pub copy_only: bool,
+    /// Overwrite released and received frames, and check mbufs: slow.
+    pub checks: bool,
+}
+
+impl DeviceConfig {
+    /// The usual sizes.
+    #[must_use]
+    pub fn new(device: impl Into<String>) -> Self {
+        Self {
+            device: device.into(),
+            mtu: None,
+            vlan: None,
+            queues: 1,
+            rx_desc: 1024,
+            tx_desc: 1024,
+            slots: 1024,
+            header_overflow: 256,
+            full_frames: 256,
+            full_overflow: 64,
+            copy_only: false,
+            checks: false,
+        }
+    }
+}
+
+/// What the pools of a device need, by holder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryNeed {
+    lines: Vec<NeedLine>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct NeedLine {
+    what: &'static str,
+    holders: String,
+    count: u32,
+    bytes: u64,
+}
+
+impl MemoryNeed {
+    fn add(&mut self, what: &'static str, queues: u16, room: u32, holders: &[(&str, u32)]) -> u32 {
+        let count: u32 = holders.iter().map(|(_, n)| n).sum();
+        let names = holders.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}"));
+        let holders = names.collect::<Vec<_>>().join(" + ");
+        let bytes = u64::from(queues) * Mempool::bytes(count, room);
+        self.lines.push(NeedLine { what, holders, count: count * u32::from(queues), bytes });
+        count
+    }
+
+    /// The sum in bytes.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.lines.iter().map(|line| line.bytes).sum()
+    }
+
+    /// The sum in MiB, rounded up.
+    #[must_use]
+    pub fn total_mib(&self) -> u64 {
+        self.total().div_ceil(1 << 20)
+    }
+}
+
+impl fmt::Display for MemoryNeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for NeedLine { what, holders, count, bytes } in &self.lines {
+            let mib = *bytes as f64 / f64::from(1 << 20);
+            writeln!(f, "  {what:<15} {count:>6} = {mib:>7.1} MiB ({holders})")?;
+        }
+        Ok(())
+    }
+}
+
+/// A device's own counters.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceStats {
+    /// Frames received.
+    pub rx_frames: u64,
+    /// Frames sent.
+    pub tx_frames: u64,
+    /// Frames that were dropped because the receive ring was full.
+    pub rx_missed: u64,
+    /// Frames that were received with an error.
+    pub rx_errors: u64,
+    /// Frames that could not be sent.
+    pub tx_errors: u64,
+    /// Times that no receive buffer was left.
+    pub rx_no_buffer: u64,
+}
+
+/// A started device. It is stopped and closed when the last of its ports is gone.
+#[derive(Debug, Clone)]
+pub struct Device {
+    inner: Arc<Inner>,
+    /// Name of its driver.
+    pub driver: String,
+    /// Addresses and sizes.
+    pub info: PortInfo,
+}
+
+/// What the ports of a device share.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub port: u16,
+    queues: u16,
+    /// Frames and pools of ports that are gone, until the device is closed.
+    grave: Mutex<Vec<(Option<FrameMemory>, Option<Mempool>)>>,
+}
+
+impl Inner {
+    pub fn is_sole_queue(&self) -> bool {
+        self.queues == 1
+    }
+
+    pub fn bury(&self, frames: Option<FrameMemory>, pool: Option<Mempool>) {
+        self.grave.lock().unwrap_or_else(PoisonError::into_inner).push((frames, pool));
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // SAFETY: no port of ours uses the device any more. What is in the grave is freed
+        // afterwards, when no driver can look at it.
+        unsafe {
+            dpdk_sys::rte_eth_dev_stop(self.port);
+            dpdk_sys::rte_eth_dev_close(self.port);
+        }
+    }
+}
+
+impl Device {
+    /// Brings a device up and returns it with a port for each of its queues.
+    ///
+    /// # Errors
+    /// If there is no such device, it cannot do what is asked, or memory is short; the error names
+    /// the device and says what to do.
+    pub fn open(
+        eal: Eal,
+        config: &DeviceConfig,
+        iova: &IovaMap,
+    ) -> Result<(Self, Vec<DpdkPort>), DpdkError> {
+        Opening::new(eal, config)?.open(iova)
+    }
+
+    /// The device's own counters.
+    #[must_use]
+    pub fn stats(&self) -> DeviceStats {
+        let mut raw = dpdk_sys::rte_eth_stats::default();
+        // SAFETY: the port exists; DPDK fills the structure.
+        if unsafe { dpdk_sys::rte_eth_stats_get(self.inner.port, &raw mut raw) } != 0 {
+            return DeviceStats::default();
+        }
+        DeviceStats {
+            rx_frames: raw.ipackets,
+            tx_frames: raw.opackets,
+            rx_missed: raw.imissed,
+            rx_errors: raw.ierrors,
+            tx_errors: raw.oerrors,
+            rx_no_buffer: raw.rx_nombuf,
+        }
+    }
+
+    /// Whether the link is up, as far as the driver knows.
+    #[must_use]
+    pub fn link_is_up(&self) -> bool {
+        let mut link = MaybeUninit::<dpdk_sys::rte_eth_link>::zeroed();
+        // SAFETY: the port exists; DPDK fills the structure, of which zeroes are a valid value.
+        let link = unsafe {
+            dpdk_sys::rte_eth_link_get_nowait(self.inner.port, link.as_mut_ptr());
+            link.assume_init()
+        };
+        link.link_status() != 0
+    }
+}
+
+/// A device on its way up.
+struct Opening<'a> {
+    eal: Eal,
+    config: &'a DeviceConfig,
+    port: u16,
+    is_pci: bool,
+    limits: dpdk_sys::rte_eth_dev_info,
+    driver_name: String,
+    driver: Driver,
+    mtu: u32,
+}
+
+impl<'a> Opening<'a> {
+    fn new(eal: Eal, config: &'a DeviceConfig) -> Result<Self, DpdkError> {
+        let device = config.device.as_str();
+        let interface_mtu = match argument(device, "iface") {
+            Some(iface) => Some(crate::netif::mtu(iface).ok_or_else(|| {
+                DpdkError::NoInterface { device: device.into(), iface: iface.into() }
+            })?),
+            None => None,
+        };
+        let port = find_port(device)?;
+        let mut limits = MaybeUninit::<dpdk_sys::rte_eth_dev_info>::zeroed();
+        // SAFETY: the port exists; DPDK fills the structure, of which zeroes are a valid value.
+        let (rc, limits) = unsafe {
+            let rc = dpdk_sys::rte_eth_dev_info_get(port, limits.as_mut_ptr());
+            (rc, limits.assume_init())
+        };
+        check(device, "reading the device's limits", rc)?;
+        let driver_name = if limits.driver_name.is_null() {
+            String::new()
+        } else {
+            // SAFETY: a static string of the driver's.
+            unsafe { CStr::from_ptr(limits.driver_name) }.to_string_lossy().into_owned()
+        };
+        let mut driver = Driver::find(&driver_name, device);
+        driver.multi_seg |= limits.tx_offload_capa & dpdk_sys::AOE_TX_OFFLOAD_MULTI_SEGS != 0;
+        if config.copy_only || !driver.multi_seg {
+            driver.zero_copy = super::ZeroCopy::No;
+        }
+        let is_pci = is_pci_address(device);
+        let default = if is_pci { 1500 } else { 9000 };
+        let driver_max = if driver.mtu_max == 0 { u32::MAX } else { driver.mtu_max };
+        let there = interface_mtu.unwrap_or(default).min(driver_max);
+        let mtu = config.mtu.unwrap_or(there);
+        let unfit = |what| Err(DpdkError::Unfit { device: device.into(), what });
+        if mtu < 22 + 512 {
+            return unfit(format!("an MTU of {mtu} has no room for a sector: 534 is the least"));
+        }
+        let most = interface_mtu.unwrap_or(9216).min(driver_max);
+        if mtu > most {
+            return unfit(format!("an MTU of {mtu} is more than the device's {most}"));
+        }
+        Ok(Self { eal, config, port, is_pci, limits, driver_name, driver, mtu })
+    }
+
+    fn open(self, iova: &IovaMap) -> Result<(Device, Vec<DpdkPort>), DpdkError> {
+        let (frame_sizes, rx_count, need) = self.sizes();
+        self.check_memory(&need)?;
+        let device = &self.config.device;
+        let zeroes = Arc::new(DmaBuffer::new(self.eal, ZEROES, "zeroes")?);
+        iova.register(&zeroes);
+        self.configure()?;
+        // From here on the device is closed again if anything fails.
+        let inner = Arc::new(Inner {
+            port: self.port,
+            queues: self.config.queues,
+            grave: Mutex::default(),
+        });
+        let mut parts = Vec::new();
+        for queue in 0..self.config.queues {
+            let rx_pool = Mempool::new("rx", rx_count, self.rx_room(), RX_CACHE)?;
+            let memory = FrameMemory::new(frame_sizes, self.frame_room(), self.config.checks)?;
+            self.setup_queue(queue, &rx_pool)?;
+            parts.push((queue, memory, rx_pool));
+        }
+        // SAFETY: the port is configured and its queues are set up.
+        check(device, "starting", unsafe { dpdk_sys::rte_eth_dev_start(self.port) })?;
+        let info = PortInfo { mac: self.mac()?, mtu: self.mtu, vlan: self.config.vlan };
+        let ports = parts.into_iter().map(|(queue, memory, rx_pool)| DpdkPort {
+            queue,
+            info,
+            driver: self.driver,
+            memory: Some(memory),
+            rx_pool: Some(rx_pool),
+            zeroes: zeroes.clone(),
+            iova: iova.snapshot(),
+            iova_map: iova.clone(),
+            checks: self.config.checks,
+            cleanup: true,
+            rx: [std::ptr::null_mut(); BURST],
+            rx_count: 0,
+            tx: [std::ptr::null_mut(); BURST],
+            device: inner.clone(),
+        });
+        let ports = ports.collect();
+        Ok((Device { inner, driver: self.driver_name.clone(), info }, ports))
+    }
+
+    /// Room for one frame, in bytes, without headroom.
+    fn frame_room(&self) -> u32 {
+        (self.mtu + ETHERNET).next_multiple_of(64)
+    }
+
+    fn rx_room(&self) -> u32 {
+        let headroom = dpdk_sys::RTE_PKTMBUF_HEADROOM;
+        (self.frame_room() + headroom).max(2048 + headroom).max(self.driver.rx_room_min)
+    }
+
+    /// Every pool's size, as a sum over all who may hold one of its buffers.
+    fn sizes(&self) -> (Frames, u32, MemoryNeed) {
+        let c = self.config;
+        let (tx_ring, rx_ring, burst) = (u32::from(c.tx_desc), u32::from(c.rx_desc), BURST as u32);
+        let mut need = MemoryNeed::default();
+        let sent = [("slots", c.slots), ("transmit ring", tx_ring), ("burst", burst)];
+        let with = |overflow| [sent[0], sent[1], sent[2], ("overflow cap", overflow)];
+        let headers = need.add("header frames", c.queues, HEADER_BUFFER, &with(c.header_overflow));
+        need.add("payload mbufs", c.queues, 0, &with(c.header_overflow));
+        let fulls = if self.driver.zero_copy == super::ZeroCopy::No {
+            need.add("full frames", c.queues, self.frame_room() + 128, &with(c.full_overflow))
+        } else {
+            let holders =
+                [("resends and copies", c.full_frames), ("overflow cap", c.full_overflow)];
+            need.add("full frames", c.queues, self.frame_room() + 128, &holders)
+        };
+        let rx = [("receive ring", rx_ring), ("bursts", 4 * burst), ("cache", RX_CACHE * 2)];
+        let rx = need.add("receive mbufs", c.queues, self.rx_room(), &rx);
+        let size = |first, count, overflow| PoolSize { first, base: count - overflow, overflow };
+        let frames = Frames {
+            header: size(0, headers, c.header_overflow),
+            full: size(headers, fulls, c.full_overflow),
+        };
+        (frames, rx, need)
+    }
+
+    fn check_memory(&self, need: &MemoryNeed) -> Result<(), DpdkError> {
+        let mut stats = MaybeUninit::<dpdk_sys::rte_malloc_socket_stats>::zeroed();
+        // SAFETY: the EAL is up; DPDK fills the structure, of which zeroes are a valid value.
+        let heap = unsafe {
+            dpdk_sys::rte_malloc_get_socket_stats(0, stats.as_mut_ptr());
+            stats.assume_init().heap_freesz_bytes as u64
+        };
+        let huge = if self.eal.has_hugepages() { hugepages_free_mb() << 20 } else { 0 };
+        if need.total() <= heap + huge {
+            return Ok(());
+        }
+        Err(DpdkError::Memory {
+            device: self.config.device.clone(),
+            need: need.clone(),
+            available: format!("{} MiB", (heap + huge) >> 20),
+            hint: "raise eal.memory_mb, or lower engine.slots, or the port's rx_desc, tx_desc or mtu",
+        })
+    }
+
+    fn configure(&self) -> Result<(), DpdkError> {
+        let (name, queues) = (&self.config.device, self.config.queues);
+        let unfit = |what| Err(DpdkError::Unfit { device: name.clone(), what });
+        if queues == 0 || queues > self.limits.max_rx_queues.min(self.limits.max_tx_queues) {
+            let most = self.limits.max_rx_queues.min(self.limits.max_tx_queues);
+            return unfit(format!("{queues} queue pairs asked for, and the device has {most}"));
+        }
+        let mut conf = MaybeUninit::<dpdk_sys::rte_eth_conf>::zeroed();
+        // SAFETY: zeroes are a valid configuration.
+        let conf = unsafe {
+            let conf = conf.assume_init_mut();
+            // No FAST_FREE: it ignores the references that we keep.
+            conf.txmode.offloads =
+                self.limits.tx_offload_capa & dpdk_sys::AOE_TX_OFFLOAD_MULTI_SEGS;
+            conf.rxmode.offloads = self.limits.rx_offload_capa & dpdk_sys::AOE_RX_OFFLOAD_SCATTER;
+            // Virtual devices refuse a jumbo MTU here although they carry such frames.
+            conf.rxmode.mtu = if self.is_pci { self.mtu } else { 0 };
+            conf
+        };
+        // SAFETY: the port exists and is not started.
+        let rc = unsafe { dpdk_sys::rte_eth_dev_configure(self.port, queues, queues, conf) };
+        check(name, "configuring", rc)
+    }
+
+    fn setup_queue(&self, queue: u16, rx_pool: &Mempool) -> Result<(), DpdkError> {
+        let (name, port) = (&self.config.device, self.port);
+        let (mut rx, mut tx) = (self.config.rx_desc, self.config.tx_desc);
+        // SAFETY: the port is configured and not started; the pool outlives it in `Inner`.
+        unsafe {
+            check(
+                name,
+                "adjusting the ring sizes",
+                dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(port, &raw mut rx, &raw mut tx),
+            )?;
+            let mut tx_conf = self.limits.default_txconf;
+            tx_conf.offloads = self.limits.tx_offload_capa & dpdk_sys::AOE_TX_OFFLOAD_MULTI_SEGS;
+            let rc = dpdk_sys::rte_eth_tx_queue_setup(port, queue, tx, 0, &raw const tx_conf);
+            check(name, "setting a transmit queue up", rc)?;
+            let mut rx_conf = self.limits.default_rxconf;
+            rx_conf.offloads = self.limits.rx_offload_capa & dpdk_sys::AOE_RX_OFFLOAD_SCATTER;
+            let rc = dpdk_sys::rte_eth_rx_queue_setup(
+                port,
+                queue,
+                rx,
+                0,
+                &raw const rx_conf,
+                rx_pool.raw(),
+            );
+            check(name, "setting a receive queue up", rc)
+        }
+    }
+
+    /// The device's address; a device without one gets a local one.
+    fn mac(&self) -> Result<Mac, DpdkError> {
+        let mut raw = dpdk_sys::rte_ether_addr::default();
+        // SAFETY: the port exists; DPDK fills the structure.
+        let rc = unsafe { dpdk_sys::rte_eth_macaddr_get(self.port, &raw mut raw) };
+        check(&self.config.device, "reading its address", rc)?;
+        if raw.addr_bytes == [0; 6] {
+            let [high, low] = self.port.to_be_bytes();
+            raw.addr_bytes = [0x02, 0xa0, 0xe0, 0, high, low];
+            // SAFETY: the port exists. If it cannot take the address, it does not filter either.
+            unsafe { dpdk_sys::rte_eth_dev_default_mac_addr_set(self.port, &raw mut raw) };
+        }
+        Ok(Mac(raw.addr_bytes))
+    }
+}
+
+fn check(device: &str, step: &'static str, rc: i32) -> Result<(), DpdkError> {
+    if rc == 0 {
+        return Ok(());
+    }
+    Err(DpdkError::Device { device: device.into(), step, reason: strerror(rc) })
+}
+
+/// The value of `name=value` in a vdev string.
+fn argument<'a>(device: &'a str, name: &str) -> Option<&'a str> {
+    device.split(',').skip(1).find_map(|arg| arg.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// `0000:01:00.0` or `01:00.0`, perhaps with arguments.
+fn is_pci_address(device: &str) -> bool {
+    let address = device.split(',').next().unwrap_or_default();
+    address.contains(':') && address.contains('.') && !address.starts_with("port:")
+}
+
+/// The port of a device, which is probed if it is not there yet.
+fn find_port(device: &str) -> Result<u16, DpdkError> {
+    let missing = |reason: String| DpdkError::NoDevice { device: device.into(), reason };
+    if let Some(number) = device.strip_prefix("port:") {
+        let port = number.parse::<u16>().map_err(|e| missing(e.to_string()))?;
+        // SAFETY: looks at a table.
+        let there = unsafe { dpdk_sys::rte_eth_dev_is_valid_port(port) } != 0;
+        return if there { Ok(port) } else { Err(missing("no port has this number".into())) };
+    }
+    let name = device.split(',').next().unwrap_or_default();
+    if name.is_empty() {
+        return Err(missing("the string is empty".into()));
+    }
+    let c_device = CString::new(device).map_err(|e| missing(e.to_string()))?;
+    let c_name = CString::new(name).unwrap_or_default();
+    let by_name = || {
+        let mut port = 0;
+        // SAFETY: the name lives through the call.
+        let rc = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &raw mut port) };
+        (rc == 0).then_some(port)
+    };
+    if let Some(port) = by_name() {
+        return Ok(port);
+    }
+    // SAFETY: the string lives through the call.
+    let rc = unsafe { dpdk_sys::rte_dev_probe(c_device.as_ptr()) };
+    if rc != 0 {
+        let hint = if is_pci_address(device) {
+            "; is it bound to vfio-pci (`dpdk-devbind.py --status`), and eal.pci on?"
+        } else {
+            "; a vdev string is a driver's name, a number, and its arguments, such as \
+             net_af_packet0,iface=eth1"
+        };
+        return Err(missing(format!("{}{hint}", strerror(rc))));
+    }
+    by_name().ok_or_else(|| missing("it was probed, but brought no Ethernet port".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_strings() {
+        assert!(is_pci_address("0000:01:00.0") && is_pci_address("01:00.1,arg=1"));
+        assert!(!is_pci_address("net_af_packet0,iface=a:b.c") && !is_pci_address("port:1"));
+        assert_eq!(argument("net_af_packet0,iface=eth1,x=2", "iface"), Some("eth1"));
+        assert_eq!(argument("net_ring0", "iface"), None);
+    }
+
+    #[test]
+    fn a_memory_need_names_its_holders() {
+        let mut need = MemoryNeed::default();
+        assert_eq!(need.add("header frames", 2, 256, &[("slots", 10), ("ring", 20)]), 30);
+        let text = need.to_string();
+        assert!(text.contains("header frames") && text.contains("slots 10 + ring 20"), "{text}");
+        assert!(text.contains(" 60 ="), "{text}");
+    }
+}
