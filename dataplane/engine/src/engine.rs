@@ -4,6 +4,7 @@
 //! It owns no thread, reads no clock, allocates nothing and makes no system call of its own.
 
 use crate::frame_pool::{FrameId, FramePool, PoolStats};
+use crate::dpdk::DmaBlock;
 use crate::mem::Sgl;
 use crate::port::{BURST, Port};
 use aoe_proto::ShelfSlot;
@@ -35,8 +36,10 @@ pub struct Request {
 }
 
 /// An I/O has ended, and its memory is the caller's again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Completion {
+    /// The block that was handed over with [`Engine::submit_block`].
+    pub block: Option<DmaBlock>,
     /// What the caller gave with the request.
     pub user: u64,
     /// How it ended. After an error of a read, the content of its memory is unspecified.
@@ -109,6 +112,8 @@ pub struct Engine<P> {
     ports: Vec<PortUnit<P>>,
     /// By `IoId`.
     memory: Box<[Sgl]>,
+    /// By `IoId`: memory that the engine owns for the time of the I/O.
+    blocks: Box<[Option<DmaBlock>]>,
     /// By slot.
     in_place: Box<[InPlace]>,
     scratch: Box<[u8; LINEAR_MAX]>,
@@ -128,6 +133,7 @@ impl<P: Port> Engine<P> {
             initiator: Initiator::new(config)?,
             ports: Vec::new(),
             memory: vec![Sgl::NONE; ios].into_boxed_slice(),
+            blocks: (0..ios).map(|_| None).collect(),
             in_place: vec![InPlace::default(); slots].into_boxed_slice(),
             scratch: Box::new([0; LINEAR_MAX]),
             drain_since: None,
@@ -265,12 +271,38 @@ impl<P: Port> Engine<P> {
         Ok(())
     }
 
+    /// Accepts an I/O whose memory is a block, which the engine keeps until the completion: the
+    /// way without `unsafe`. The request's own `memory` is not used.
+    ///
+    /// # Errors
+    /// As [`Self::submit`], with the block.
+    pub fn submit_block(
+        &mut self,
+        request: &Request,
+        mut block: DmaBlock,
+    ) -> Result<(), (SubmitError, DmaBlock)> {
+        let Request { lun, op, lba, sectors, user, .. } = *request;
+        let memory = block.sgl();
+        if u64::from(memory.len()) < u64::from(sectors) * 512 {
+            return Err((SubmitError::ShortMemory { sectors, bytes: memory.len() }, block));
+        }
+        match self.initiator.submit(lun, op, lba, sectors, user) {
+            Ok(IoId(io)) => {
+                self.memory[io as usize] = memory;
+                self.blocks[io as usize] = Some(block);
+                Ok(())
+            }
+            Err(e) => Err((e, block)),
+        }
+    }
+
     /// The next I/O that has ended.
     #[inline]
     pub fn next_completion(&mut self) -> Option<Completion> {
         let (IoId(io), user, result) = self.initiator.next_completion()?;
         self.memory[io as usize] = Sgl::NONE;
-        Some(Completion { user, result })
+        let block = self.blocks[io as usize].take();
+        Some(Completion { block, user, result })
     }
 
     /// The next event.
@@ -354,6 +386,15 @@ impl<P: Port> Engine<P> {
     /// A port, for tests that play tricks on it.
     pub fn port_mut(&mut self, id: u8) -> Option<&mut P> {
         self.ports.get_mut(usize::from(id)).map(|unit| &mut unit.port)
+    }
+}
+
+impl<P> Drop for Engine<P> {
+    fn drop(&mut self) {
+        // A ring may still read the blocks of unfinished I/O: better lost than reused.
+        for block in &mut self.blocks {
+            std::mem::forget(block.take());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod device;
 mod dma;
+mod dma_pool;
 mod drivers;
 mod eal;
 mod error;
@@ -12,6 +13,7 @@ mod ring;
 
 pub use device::{Device, DeviceConfig, DeviceStats, MemoryNeed};
 pub use dma::{DmaBuffer, IovaMap};
+pub use dma_pool::{DmaBlock, DmaPool};
 pub use drivers::{Driver, ZeroCopy};
 pub use eal::{Eal, EalConfig, HugePages, hugepages_free_mb};
 pub use error::DpdkError;

@@ -4,7 +4,7 @@
 //! send, completions. It checks as it goes: each I/O completes once, what was read is what was
 //! written, no buffer comes back while a transmit ring can still read it, frames fit the MTU.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part")]
 
 mod disk;
 mod frames;
@@ -20,14 +20,15 @@ use aoe_proto::initiator::{
 };
 use aoe_proto::target::{Target, TargetConfig};
 use aoe_proto::{Mac, ShelfSlot};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 
 pub const US: u64 = 1_000;
 pub const MS: u64 = 1_000_000;
 pub const SEC: u64 = 1_000_000_000;
 
 /// The way that a frame goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Way {
     ToTarget,
     ToInitiator,
@@ -76,6 +77,8 @@ struct RingFrame {
     in_place: Option<InPlace>,
 }
 
+/// Ordered by the time that it is due, then by the order of sending.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct OnWire {
     due: u64,
     seq: u64,
@@ -123,7 +126,7 @@ pub struct Sim {
     rings: Vec<VecDeque<RingFrame>>,
     released: HashSet<u32>,
     users: HashMap<u32, u64>,
-    wire: Vec<OnWire>,
+    wire: BinaryHeap<Reverse<OnWire>>,
     seq: u64,
     next_user: u64,
 }
@@ -190,7 +193,7 @@ impl Sim {
             rings: ports.iter().map(|_| VecDeque::new()).collect(),
             released: HashSet::new(),
             users: HashMap::new(),
-            wire: Vec::new(),
+            wire: BinaryHeap::new(),
             seq: 0,
             next_user: 1,
             ports,

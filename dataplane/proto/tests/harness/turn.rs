@@ -6,6 +6,7 @@ use super::{Fate, InPlace, MS, OnWire, RingFrame, Sent, Sim, Way};
 use aoe_proto::Mac;
 use aoe_proto::initiator::{Event, HEADER_ROOM, Payload, Received, Time, Transmit};
 use aoe_proto::wire::{Command, MIN_FRAME, SECTOR};
+use std::cmp::Reverse;
 
 impl Sim {
     /// Lets one step of time pass and runs a turn.
@@ -32,33 +33,32 @@ impl Sim {
     /// Delivers what is due, in the order of its time.
     fn carry(&mut self) {
         let mut burst = self.rx_burst;
-        let now = self.now;
-        loop {
-            let due = |f: &&OnWire| f.due <= now && (f.way == Way::ToTarget || burst > 0);
-            let Some(next) = self.wire.iter().filter(due).map(|f| (f.due, f.seq)).min() else {
-                return;
-            };
-            let found = self.wire.iter().position(|f| (f.due, f.seq) == next).unwrap();
-            let frame = self.wire.swap_remove(found);
+        let mut left_for_later = Vec::new();
+        while self.wire.peek().is_some_and(|Reverse(frame)| frame.due <= self.now) {
+            let Some(Reverse(frame)) = self.wire.pop() else { break };
             match frame.way {
                 Way::ToTarget => self.to_targets(&frame),
+                Way::ToInitiator if burst == 0 => left_for_later.push(Reverse(frame)),
                 Way::ToInitiator => {
                     burst -= 1;
                     self.to_initiator(frame.port, &frame.bytes);
                 }
             }
         }
+        self.wire.extend(left_for_later);
     }
 
     fn to_targets(&mut self, frame: &OnWire) {
+        let dst = info(&frame.bytes).header.dst;
         let mut answers = Vec::new();
+        let mut out = vec![0; 64 + 20 * SECTOR];
         for host in &mut self.hosts {
-            if host.alive && host.ports.contains(&frame.port) {
-                let mut out = vec![0; 64 + 255 * SECTOR];
-                if let Some(len) = host.target.respond(&frame.bytes, host.mac, &mut out) {
-                    out.truncate(len);
-                    answers.push(out);
-                }
+            let hears = host.alive && host.ports.contains(&frame.port);
+            if hears
+                && (dst.is_group() || dst == host.mac)
+                && let Some(len) = host.target.respond(&frame.bytes, host.mac, &mut out)
+            {
+                answers.push(out[..len].to_vec());
             }
         }
         for answer in answers {
@@ -77,7 +77,8 @@ impl Sim {
         for delay in delays {
             let due = at + self.wire_ns + delay;
             self.seq += 1;
-            self.wire.push(OnWire { due, seq: self.seq, way, port, bytes: bytes.clone() });
+            let bytes = bytes.clone();
+            self.wire.push(Reverse(OnWire { due, seq: self.seq, way, port, bytes }));
         }
     }
 
