@@ -3,8 +3,8 @@
 //! [`Engine::turn`] is the whole data path: receive, match, complete, run timers, transmit, reap.
 //! It owns no thread, reads no clock, allocates nothing and makes no system call of its own.
 
-use crate::frame_pool::{FrameId, FramePool, PoolStats};
 use crate::dpdk::DmaBlock;
+use crate::frame_pool::{FrameId, FramePool, PoolStats};
 use crate::mem::Sgl;
 use crate::port::{BURST, Port};
 use aoe_proto::ShelfSlot;

@@ -102,6 +102,8 @@ pub struct Sim {
     pub zero_copy: bool,
     /// Nothing leaves this port's ring.
     pub stuck: Vec<bool>,
+    /// Frames that each port's driver has not taken yet; `None` while it takes them at once.
+    pub untaken: Vec<Option<u64>>,
     /// The driver tells of frames that have left, as a PMD that cleans its ring does.
     pub reports_released: bool,
     /// The first bytes of a frame that are contiguous.
@@ -176,6 +178,7 @@ impl Sim {
             fault: Box::new(|_, _| Fate::Pass),
             zero_copy: false,
             stuck: vec![false; ports.len()],
+            untaken: vec![None; ports.len()],
             reports_released: true,
             head_len: 64,
             rx_burst: usize::MAX,

@@ -140,7 +140,10 @@ impl Sim {
         self.released.remove(&frame.slot);
         let ring = &mut self.rings[usize::from(frame.port)];
         ring.push_back(RingFrame { slot: frame.slot, bytes, in_place });
-        self.init.accepted(frame.port, 1);
+        match &mut self.untaken[usize::from(frame.port)] {
+            Some(count) => *count += 1,
+            None => self.init.accepted(frame.port, 1),
+        }
     }
 
     /// Remembers what was sent, and how much is open.
@@ -162,6 +165,7 @@ impl Sim {
     fn leave_rings(&mut self) {
         for port in 0..self.rings.len() {
             while !self.stuck[port]
+                && self.untaken[port].is_none()
                 && let Some(mut frame) = self.rings[port].pop_front()
             {
                 if let Some(InPlace { user, offset, len }) = frame.in_place {
@@ -172,6 +176,13 @@ impl Sim {
                 }
                 self.put_on_wire(Way::ToTarget, port as u8, self.now, frame.bytes);
             }
+        }
+    }
+
+    /// The driver takes frames again, those that wait first.
+    pub fn take_frames(&mut self, port: u8) {
+        if let Some(count) = self.untaken[usize::from(port)].take() {
+            self.init.accepted(port, count);
         }
     }
 
