@@ -311,6 +311,9 @@ impl Config {
         let environment = config::Environment::with_prefix("AOED")
             .prefix_separator("__")
             .separator("__")
+            .list_separator(",")
+            .with_list_parse_key("engine.cores")
+            .with_list_parse_key("eal.extra")
             .try_parsing(true);
         let raw = config::Config::builder()
             .add_source(source)
@@ -338,7 +341,9 @@ impl Config {
         at_least("eal.memory_mb", self.eal.memory_mb, 32)?;
         at_least("nbd.max_in_flight", self.nbd.max_in_flight, 1)?;
         at_least("nbd.max_connections", self.nbd.max_connections, 1)?;
-        if !(4..=32 * 1024).contains(&self.nbd.max_block_kb) || self.nbd.max_block_kb % 4 != 0 {
+        if !(4..=32 * 1024).contains(&self.nbd.max_block_kb)
+            || !self.nbd.max_block_kb.is_multiple_of(4)
+        {
             return wrong("nbd.max_block_kb", "a multiple of 4 from 4 to 32768 is needed");
         }
         if self.pools.nbd_mb * 1024 < 4 * self.nbd.max_block_kb {

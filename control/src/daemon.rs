@@ -198,12 +198,12 @@ async fn serve(
         _ = int.recv() => tracing::info!("SIGINT: stopping"),
     }
     let _ = stop.send(true);
-    if let Some(mut exports) = exports {
-        if tokio::time::timeout(GRACE, &mut exports).await.is_err() {
-            tracing::warn!("I/O is still in flight; it fails now");
-            stop_cores(links);
-            let _ = tokio::time::timeout(GRACE, &mut exports).await;
-        }
+    if let Some(mut exports) = exports
+        && tokio::time::timeout(GRACE, &mut exports).await.is_err()
+    {
+        tracing::warn!("I/O is still in flight; it fails now");
+        stop_cores(links);
+        let _ = tokio::time::timeout(GRACE, &mut exports).await;
     }
     stop_cores(links);
     Ok(())

@@ -13,10 +13,10 @@ use std::process::ExitCode;
 Examples:
   aoed --config /etc/aoed.toml            run the appliance
   aoed --config /etc/aoed.toml --check    only look for mistakes in the file
-  AOED__ENGINE__CORES=[2,3] aoed ...      override engine.cores
+  AOED__ENGINE__CORES=2,3 aoed ...        override engine.cores
 
 Any key of the file can be overridden by an environment variable: AOED__ and the key, with __ for
-the dots. configs/appliance.toml documents every key.
+the dots and commas in lists; tables in lists ([[port]], [[lun]]) cannot. configs/appliance.toml documents every key.
 
 Exit codes: 0 stopped by a signal, 1 failed while running, 2 bad arguments or configuration,
 70 a polling core has panicked. RUST_LOG sets what is logged (default: info)."

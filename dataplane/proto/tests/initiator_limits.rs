@@ -62,6 +62,8 @@ fn hazard_15_any_number_of_sectors_works() {
 /// The target takes smaller frames from now on, while much is in flight.
 fn shrinks_in_use(to: u8, doubled: bool) {
     let (mut sim, lun) = Sim::one(Config { slots: 512, ..config() }, 9000, 100_000);
+    // Later broadcasts would tell as well.
+    sim.run(5 * SEC);
     for i in 0..20 {
         let op = if i % 2 == 0 { Op::Read } else { Op::Write };
         sim.submit(lun, op, i * 200 + 3, 100).unwrap();

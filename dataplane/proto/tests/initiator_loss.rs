@@ -236,6 +236,18 @@ fn hazard_27_io_that_the_driver_never_takes_fails_after_the_loss_timeout() {
 }
 
 #[test]
+fn nothing_is_sent_again_behind_a_copy_that_the_driver_has_not_taken() {
+    let (mut sim, lun) = Sim::one(config(), 1500, 10_000);
+    sim.untaken[0] = Some(0);
+    let user = sim.read(lun, 0, 100);
+    sim.run(SEC);
+    assert_eq!(sim.init.counters().resends, 0);
+    sim.take_frames(0);
+    assert_eq!(sim.wait(user), Ok(()));
+    sim.finish();
+}
+
+#[test]
 fn a_blocked_port_holds_nothing_up_for_the_others() {
     let mut sim = Sim::with_ports(config(), &[1500, 1500]);
     for (port, addr) in [(0, at(1, 1)), (1, at(1, 2))] {
@@ -348,6 +360,23 @@ fn hazard_28_a_pause_causes_no_storm_while_bursts_are_worked_off() {
         let resends = pause(32, ns);
         assert!(resends <= 32, "{resends} resends after {ns} ns");
     }
+}
+
+#[test]
+fn hazard_28_a_pause_counts_for_no_loss_timeout() {
+    let (mut sim, lun) = Sim::one(impatient(), 1500, 10_000);
+    sim.on_wire(|_, _| Fate::Drop);
+    let user = sim.read(lun, 0, 64);
+    sim.turn();
+    sim.no_faults();
+    for _ in 0..3 {
+        sim.now += 60 * SEC;
+        sim.turn_at_once();
+    }
+    assert_eq!(sim.wait(user), Ok(()));
+    assert!(!sim.has_event(&Event::Lost { lun }));
+    assert!(sim.init.counters().pauses >= 3);
+    sim.finish();
 }
 
 #[test]

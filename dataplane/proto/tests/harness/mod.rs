@@ -110,7 +110,7 @@ pub struct Sim {
     pub head_len: usize,
     /// Frames that one turn receives at most.
     pub rx_burst: usize,
-    /// How much of the data of reads is checked against [`Model`].
+    /// What the disks should hold.
     pub model: Model,
     pub pending: HashMap<u64, Pending>,
     pub results: HashMap<u64, Result<(), IoError>>,
@@ -146,7 +146,7 @@ pub fn host_mac(host: usize) -> Mac {
     Mac([2, 0, 0, 0, 1, host as u8])
 }
 
-/// A configuration for tests: no discovery but of configured LUNs after it, short waits.
+/// A configuration for tests: tables that are small, and a seed that stays the same.
 pub fn config() -> Config {
     Config { slots: 256, ios: 256, luns: 64, seed: 42, ..Config::default() }
 }
@@ -316,7 +316,7 @@ impl Sim {
         }
     }
 
-    /// Frames to one LUN with this ATA command.
+    /// Frames that were sent with this ATA command.
     pub fn sent_ata(&self, ata_command: u8) -> Vec<Sent> {
         let wanted = |s: &&Sent| s.info.ata.is_some_and(|a| a.command_or_status == ata_command);
         self.sent.iter().filter(wanted).copied().collect()

@@ -37,18 +37,18 @@ impl Sim {
         while self.wire.peek().is_some_and(|Reverse(frame)| frame.due <= self.now) {
             let Some(Reverse(frame)) = self.wire.pop() else { break };
             match frame.way {
-                Way::ToTarget => self.to_targets(&frame),
+                Way::ToTarget => self.deliver_to_targets(&frame),
                 Way::ToInitiator if burst == 0 => left_for_later.push(Reverse(frame)),
                 Way::ToInitiator => {
                     burst -= 1;
-                    self.to_initiator(frame.port, &frame.bytes);
+                    self.deliver(frame.port, &frame.bytes);
                 }
             }
         }
         self.wire.extend(left_for_later);
     }
 
-    fn to_targets(&mut self, frame: &OnWire) {
+    fn deliver_to_targets(&mut self, frame: &OnWire) {
         let dst = info(&frame.bytes).header.dst;
         let mut answers = Vec::new();
         let mut out = vec![0; 64 + 20 * SECTOR];
@@ -83,7 +83,7 @@ impl Sim {
     }
 
     /// Gives a frame to the initiator as a driver does.
-    pub fn to_initiator(&mut self, port: u8, frame: &[u8]) -> Received {
+    pub fn deliver(&mut self, port: u8, frame: &[u8]) -> Received {
         if self.record_received {
             self.received.push(frame.to_vec());
         }
@@ -215,9 +215,9 @@ impl Sim {
         }
     }
 
-    /// An answer from a host, as if it had come just now on port 0.
+    /// Gives the initiator a frame on port 0, outside the wire.
     pub fn inject(&mut self, frame: &[u8]) -> Received {
-        self.to_initiator(0, frame)
+        self.deliver(0, frame)
     }
 
     pub fn host_frame_dst(&self) -> Mac {
