@@ -20,6 +20,8 @@ use tokio::sync::{Notify, oneshot};
 pub enum Command {
     /// Look for targets now.
     Rescan,
+    /// Another core has found this LUN.
+    Find(ShelfSlot),
     /// Everything there is to know.
     Snapshot(oneshot::Sender<Snapshot>),
 }
@@ -183,6 +185,11 @@ impl Core {
     fn command(&mut self, command: Command) {
         match command {
             Command::Rescan => self.engine.rescan(),
+            Command::Find(addr) => {
+                if self.engine.find_lun(addr).is_none() {
+                    self.engine.add_lun(addr);
+                }
+            }
             Command::Snapshot(to) => {
                 let touched = (0_u8..).map_while(|i| self.engine.port(i)).map(DpdkPort::touched);
                 let snapshot = Snapshot {

@@ -3,14 +3,15 @@
 use crate::backend::Luns;
 use crate::buffers::Buffers;
 use crate::config::Config;
-use crate::core::{self, Core, Link};
+use crate::core::{self, Command, Core, Link};
 use crate::nbd;
 use crate::registry::Registry;
 use crate::rpc::Service;
 use crate::views::Appliance;
 use anyhow::{Context, bail};
-use aoe_engine::Engine;
+use aoe_engine::{Engine, Handover};
 use aoe_engine::dpdk::{Device, DpdkPort, Eal, IovaMap};
+use aoe_proto::initiator::Event;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
@@ -84,8 +85,10 @@ fn engines(
             mtu = device.info.mtu, zero_copy = ?queues.first().map(|q| q.driver().zero_copy),
             "port is up"
         );
+        let handover = Arc::new(Handover::new(engines.len() as u32));
         for (engine, queue) in engines.iter_mut().zip(queues) {
-            engine.add_port(queue)?;
+            let shared = config.engine.cores.len() > 1;
+            engine.add_port(queue, shared.then(|| handover.clone()))?;
         }
         devices.push((port.device.clone(), device));
     }
@@ -173,7 +176,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     for (core, link) in links.iter().enumerate() {
-        tokio::spawn(watch_core(core, link.clone(), registry.clone()));
+        tokio::spawn(watch_core(core, links.to_vec(), link.clone(), registry.clone()));
     }
     tokio::spawn(say_if_silent(registry.clone()));
     let (control, _control_file) = sockets.control;
@@ -215,10 +218,17 @@ fn stop_cores(links: &[Arc<Link>]) {
     }
 }
 
-/// Passes a core's events on to the registry.
-async fn watch_core(core: usize, link: Arc<Link>, registry: Arc<Registry>) {
+/// Passes a core's events on to the registry, and a LUN that one core found to the other cores.
+async fn watch_core(core: usize, links: Vec<Arc<Link>>, link: Arc<Link>, registry: Arc<Registry>) {
     loop {
         while let Some(event) = link.events.pop() {
+            if let Event::Up { .. } = event.event {
+                for (other, link) in links.iter().enumerate() {
+                    if other != core {
+                        let _ = link.commands.push(Command::Find(event.lun.addr));
+                    }
+                }
+            }
             registry.event(core, event);
         }
         link.event_bell.notified().await;

@@ -239,6 +239,8 @@ fn port(stats: &PortStats) -> Value {
         "zero_copy": stats.zero_copy,
         "bounced": stats.bounced,
         "unsendable": stats.unsendable,
+        "handed_over": stats.handed_over,
+        "handover_full": stats.handover_full,
         "flushes": stats.flushes,
         "header_frames": pool(&stats.header),
         "full_frames": pool(&stats.full),

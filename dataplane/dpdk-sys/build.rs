@@ -46,8 +46,9 @@ fn link(dpdk: &pkg_config::Library) {
     }
     for lib in ["eal", "mempool", "mbuf", "ethdev", "net_ring", "ring", "bus_vdev", "log"] {
         let name = format!("rte_{lib}");
-        // `rte_log` is a library of its own only from 23.11 on.
-        if dpdk.libs.contains(&name) {
+        // `rte_log` is a library of its own only from 23.11 on; drivers are never listed, and the
+        // ring driver is called by name.
+        if lib == "net_ring" || dpdk.libs.contains(&name) {
             println!("cargo:rustc-link-lib=dylib={name}");
         }
     }

@@ -119,7 +119,7 @@ enum Phase {
 }
 
 /// A load generator on one engine.
-pub struct Load<P, C> {
+pub struct Load<P: Port, C> {
     engine: Engine<P>,
     clock: C,
     plan: Plan,
@@ -131,6 +131,8 @@ pub struct Load<P, C> {
     rng: Rng,
     /// I/Os that may still be submitted.
     left: u64,
+    /// The load is over, and what it wrote is read.
+    reading_back: bool,
     tally: Tally,
 }
 
@@ -151,6 +153,7 @@ impl<P: Port, C: Clock> Load<P, C> {
             idle: (0..plan.depth as u32).rev().collect(),
             rng: Rng::new(plan.seed),
             left: plan.count.unwrap_or(u64::MAX),
+            reading_back: false,
             tally: Tally::new(),
             engine,
             clock,
@@ -194,12 +197,13 @@ impl<P: Port, C: Clock> Load<P, C> {
     /// If a LUN takes no more I/O.
     pub fn read_back(&mut self, stop: &AtomicBool) -> Result<(), SubmitError> {
         self.regions.iter_mut().for_each(Region::rewind);
-        self.left = u64::MAX;
+        (self.left, self.reading_back) = (u64::MAX, true);
         while !stop.load(Ordering::Relaxed) {
             for _ in 0..ROUNDS {
                 self.round(Phase::ReadBack)?;
             }
-            if self.is_idle() || self.tally.errors >= ERRORS_MAX {
+            let over = self.is_idle() && self.regions.iter().all(Region::is_at_end);
+            if over || self.tally.errors >= ERRORS_MAX {
                 break;
             }
         }
@@ -247,9 +251,9 @@ impl<P: Port, C: Clock> Load<P, C> {
         self.engine.turn(now);
         if let Some(first) = self.engine.next_completion() {
             let now = self.clock.now();
-            self.completed(now, &first, phase);
+            self.completed(now, &first);
             while let Some(next) = self.engine.next_completion() {
-                self.completed(now, &next, phase);
+                self.completed(now, &next);
             }
         }
         Ok(())
@@ -268,15 +272,10 @@ impl<P: Port, C: Clock> Load<P, C> {
                     self.idle.swap_remove(at);
                     self.left -= 1;
                 }
-                Err(SubmitError::Busy) => {
-                    self.regions[region].release(block);
-                    self.buffers.give_back(i);
-                    break;
-                }
                 Err(error) => {
-                    self.regions[region].release(block);
+                    self.regions[region].put_back(block);
                     self.buffers.give_back(i);
-                    return Err(error);
+                    return if error == SubmitError::Busy { Ok(()) } else { Err(error) };
                 }
             }
         }
@@ -327,7 +326,7 @@ impl<P: Port, C: Clock> Load<P, C> {
     }
 
     #[inline]
-    fn completed(&mut self, now: Time, completion: &Completion, phase: Phase) {
+    fn completed(&mut self, now: Time, completion: &Completion) {
         let i = completion.user as usize;
         let InFlight { write, block, generation, start } = self.in_flight[i];
         let which = i % self.regions.len();
@@ -345,28 +344,27 @@ impl<P: Port, C: Clock> Load<P, C> {
             self.tally.first_error.get_or_insert((op, lba, error));
             return;
         }
-        if phase != Phase::ReadBack && self.tally.read_back == 0 {
+        if !self.reading_back {
             let lane = if write { &mut self.tally.write } else { &mut self.tally.read };
             lane.ios += 1;
             lane.bytes += u64::from(region.block_sectors) * pattern::SECTOR as u64;
             lane.latency.saturating_record(now.since(start).max(1));
         }
         if !write && self.plan.verify {
-            self.verify(i, which, block, phase);
+            self.verify(i, which, block);
         }
     }
 
     #[inline]
-    fn verify(&mut self, i: usize, region: usize, block: u64, phase: Phase) {
+    fn verify(&mut self, i: usize, region: usize, block: u64) {
         let region = &self.regions[region];
         let Some(generation) = region.expected(block) else { return };
         let bytes = region.block_sectors as usize * pattern::SECTOR;
         let stamp =
             Stamp { seed: self.plan.seed, lun: region.addr, lba: region.lba(block), generation };
         let result = pattern::check(stamp, &self.buffers.bytes(i)[..bytes]);
-        let count =
-            if phase == Phase::Load { &mut self.tally.checked } else { &mut self.tally.read_back };
-        *count += 1;
+        let Tally { checked, read_back, .. } = &mut self.tally;
+        *if self.reading_back { read_back } else { checked } += 1;
         if let Err(mismatch) = result {
             self.tally.mismatches += 1;
             if self.tally.first_mismatches.len() < MISMATCHES {

@@ -93,6 +93,18 @@ impl Region {
         self.cursor = 0;
     }
 
+    /// The block that was chosen last could not be submitted: it is the next one again.
+    pub fn put_back(&mut self, block: u64) {
+        self.set_busy(block, false);
+        self.cursor = block;
+    }
+
+    /// Whether the pass over all that was written is at its end.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.cursor >= self.blocks
+    }
+
     /// The next block that was written, `None` at the end. It counts as in flight from now on.
     pub fn next_written(&mut self) -> Option<u64> {
         while self.cursor < self.blocks {
@@ -229,6 +241,8 @@ mod tests {
         let mut r = new(3, false);
         let blocks: Vec<_> = (0..5).filter_map(|_| r.next(None)).collect();
         assert_eq!(blocks, [0, 1, 2, 0, 1]);
+        r.put_back(1);
+        assert_eq!(r.next(None), Some(1));
         assert_eq!(r.lba(2), 116);
     }
 

@@ -90,7 +90,7 @@ fn engine(args: &RunArgs, port: DpdkPort) -> Result<Engine<DpdkPort>> {
     };
     let mut engine =
         Engine::new(config, DRAIN_NS).with_context(|| format!("--slots {}", args.slots))?;
-    engine.add_port(port)?;
+    engine.add_port(port, None)?;
     Ok(engine)
 }
 

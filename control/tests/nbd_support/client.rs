@@ -91,7 +91,7 @@ impl Client {
             Ok(_) => {}
             Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
         }
-        assert_eq!(rest, [], "the server said more");
+        assert!(rest.is_empty(), "the server said more: {rest:?}");
     }
 
     pub fn send_option(&mut self, option: u32, data: &[u8]) {

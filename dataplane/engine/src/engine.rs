@@ -4,6 +4,7 @@
 //! It owns no thread, reads no clock, allocates nothing and makes no system call of its own.
 
 use crate::dpdk::DmaBlock;
+use crate::handover::Handover;
 use crate::frame_pool::{FrameId, FramePool, PoolStats};
 use crate::mem::Sgl;
 use crate::port::{BURST, Port};
@@ -12,6 +13,7 @@ use aoe_proto::initiator::{
     Config, ConfigError, Counters, Drops, Event, Initiator, IoError, IoId, LINEAR_MAX, LunId,
     LunInfo, Op, Payload, Received, SubmitError, Time, Transmit,
 };
+use std::sync::Arc;
 
 /// Received bursts that one turn handles on each port at most, so that transmitting is not starved.
 const RX_BURSTS: usize = 4;
@@ -80,6 +82,10 @@ pub struct PortStats {
     pub bounced: u64,
     /// Frames that were larger than the port's buffers.
     pub unsendable: u64,
+    /// Received frames that were handed over to the core that they answer.
+    pub handed_over: u64,
+    /// Received frames that were lost because that core did not keep up.
+    pub handover_full: u64,
     /// Times that the port was stopped and started to get buffers back.
     pub flushes: u64,
     /// Header frames.
@@ -88,8 +94,10 @@ pub struct PortStats {
     pub full: PoolStats,
 }
 
-struct PortUnit<P> {
+struct PortUnit<P: Port> {
     port: P,
+    /// Frames for other cores go out here, and theirs for us come in.
+    handover: Option<Arc<Handover<P::Rx>>>,
     header: FramePool,
     full: FramePool,
     /// Filled frames that the driver has not taken yet, in ring order.
@@ -107,7 +115,7 @@ struct InPlace {
 }
 
 /// An engine. One for each core; engines share nothing.
-pub struct Engine<P> {
+pub struct Engine<P: Port> {
     initiator: Initiator,
     ports: Vec<PortUnit<P>>,
     /// By `IoId`.
@@ -119,6 +127,7 @@ pub struct Engine<P> {
     scratch: Box<[u8; LINEAR_MAX]>,
     drain_since: Option<Time>,
     drain_timeout_ns: u64,
+    core: u32,
 }
 
 impl<P: Port> Engine<P> {
@@ -128,7 +137,7 @@ impl<P: Port> Engine<P> {
     /// # Errors
     /// As [`Initiator::new`].
     pub fn new(config: Config, drain_timeout_ns: u64) -> Result<Self, ConfigError> {
-        let (ios, slots) = (config.ios as usize, config.slots as usize);
+        let (ios, slots, core) = (config.ios as usize, config.slots as usize, config.core);
         Ok(Self {
             initiator: Initiator::new(config)?,
             ports: Vec::new(),
@@ -138,14 +147,20 @@ impl<P: Port> Engine<P> {
             scratch: Box::new([0; LINEAR_MAX]),
             drain_since: None,
             drain_timeout_ns,
+            core,
         })
     }
 
-    /// Adds a port.
+    /// Adds a port. Cores that share a device share a [`Handover`] for it, since nothing steers
+    /// AoE frames to the queue of the core that they answer.
     ///
     /// # Errors
     /// If there are too many.
-    pub fn add_port(&mut self, port: P) -> Result<u8, ConfigError> {
+    pub fn add_port(
+        &mut self,
+        port: P,
+        handover: Option<Arc<Handover<P::Rx>>>,
+    ) -> Result<u8, ConfigError> {
         let id = self.initiator.add_port(port.info())?;
         let frames = port.frames();
         self.ports.push(PortUnit {
@@ -154,6 +169,7 @@ impl<P: Port> Engine<P> {
             first_full: frames.full.first,
             batch: Vec::with_capacity(BURST),
             stats: PortStats::default(),
+            handover,
             port,
         });
         Ok(id)
@@ -178,19 +194,21 @@ impl<P: Port> Engine<P> {
 
     fn receive(&mut self) -> usize {
         let mut total = 0;
-        let Self { initiator, ports, memory, scratch, .. } = self;
+        let Self { initiator, ports, memory, scratch, core, .. } = self;
         for (id, unit) in ports.iter_mut().enumerate() {
             for _ in 0..RX_BURSTS {
                 let count = unit.port.rx_burst();
-                for i in 0..count {
-                    take_in(initiator, memory, scratch, &unit.port, id as u8, i);
-                }
-                unit.port.rx_done();
+                unit.take_in(initiator, memory, scratch, id as u8, count);
                 unit.stats.received += count as u64;
                 total += count;
                 if count < BURST {
                     break;
                 }
+            }
+            if let Some(handover) = &unit.handover {
+                let count = handover.collect(*core, &mut unit.port);
+                unit.take_in(initiator, memory, scratch, id as u8, count);
+                total += count;
             }
         }
         total
@@ -389,15 +407,6 @@ impl<P: Port> Engine<P> {
     }
 }
 
-impl<P> Drop for Engine<P> {
-    fn drop(&mut self) {
-        // A ring may still read the blocks of unfinished I/O: better lost than reused.
-        for block in &mut self.blocks {
-            std::mem::forget(block.take());
-        }
-    }
-}
-
 /// Hands one received frame to the state machine and copies the data that it brings.
 #[inline]
 fn take_in<P: Port>(
@@ -407,14 +416,12 @@ fn take_in<P: Port>(
     port: &P,
     id: u8,
     i: usize,
-) {
+) -> Received {
     let len = port.rx_len(i);
     let mut answer = initiator.received(id, port.rx_head(i), len);
     if let Received::Linearize(want) = answer {
         let want = want.min(len).min(LINEAR_MAX);
-        port.rx_pieces(i, 0, want, |at, bytes| {
-            scratch[at..at + bytes.len()].copy_from_slice(bytes)
-        });
+        port.rx_pieces(i, 0, want, |at, bytes| scratch[at..at + bytes.len()].copy_from_slice(bytes));
         answer = initiator.received(id, &scratch[..want], len);
     }
     if let Received::Data { io: IoId(io), offset, len, at } = answer {
@@ -423,9 +430,48 @@ fn take_in<P: Port>(
             sgl.write(offset + skip as u32, bytes);
         });
     }
+    answer
+}
+
+impl<P: Port> Drop for Engine<P> {
+    fn drop(&mut self) {
+        // A ring may still read the blocks of unfinished I/O: better lost than reused.
+        for block in &mut self.blocks {
+            std::mem::forget(block.take());
+        }
+    }
 }
 
 impl<P: Port> PortUnit<P> {
+    /// Hands the `count` frames of a burst to the state machine, and gives them back.
+    #[inline]
+    fn take_in(
+        &mut self,
+        initiator: &mut Initiator,
+        memory: &[Sgl],
+        scratch: &mut [u8; LINEAR_MAX],
+        id: u8,
+        count: usize,
+    ) {
+        for i in 0..count {
+            let answer = take_in(initiator, memory, scratch, &self.port, id, i);
+            if let Received::Elsewhere(core) = answer {
+                self.hand_over(core, i);
+            }
+        }
+        self.port.rx_done();
+    }
+
+    fn hand_over(&mut self, core: u32, i: usize) {
+        let frame = self.port.rx_take(i);
+        if let (Some(handover), Some(frame)) = (&self.handover, frame) {
+            match handover.give(core, frame) {
+                true => self.stats.handed_over += 1,
+                false => self.stats.handover_full += 1,
+            }
+        }
+    }
+
     fn begin_turn(&mut self) {
         self.header.begin_turn();
         self.full.begin_turn();

@@ -24,12 +24,14 @@ pub mod clock;
 pub mod dpdk;
 mod engine;
 pub mod frame_pool;
+mod handover;
 pub mod mem;
 pub mod netif;
 pub mod port;
 
 pub use clock::{Clock, TscClock};
 pub use engine::{Completion, Engine, PortStats, Request, Turn};
+pub use handover::Handover;
 pub use frame_pool::{FrameId, FramePool, FrameStore, PoolSize, PoolStats};
 pub use mem::{Iovec, Sgl};
 pub use port::{BURST, Frames, Port};

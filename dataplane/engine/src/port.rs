@@ -20,6 +20,9 @@ pub struct Frames {
 /// Life of a frame: taken from the pool; filled with [`Self::header`] and [`Self::attach`], or
 /// with [`Self::body`]; offered to the driver; held until [`FrameStore::is_released`]; reset.
 pub trait Port: FrameStore {
+    /// A received frame on its own, on its way to another core.
+    type Rx: Send;
+
     /// Addresses and sizes.
     fn info(&self) -> PortInfo;
 
@@ -62,6 +65,13 @@ pub trait Port: FrameStore {
     /// Calls `f` with the pieces of `len` bytes from `at` on of the `i`th received frame, and with
     /// the offset of each from the first.
     fn rx_pieces(&self, i: usize, at: usize, len: usize, f: impl FnMut(usize, &[u8]));
+
+    /// Takes the `i`th received frame out of the burst, to hand it over to another core.
+    fn rx_take(&mut self, i: usize) -> Option<Self::Rx>;
+
+    /// Adds a frame that another core received to the burst; false, and the frame is dropped, if it
+    /// is full.
+    fn rx_add(&mut self, frame: Self::Rx) -> bool;
 
     /// Gives the received frames back.
     fn rx_done(&mut self);

@@ -17,7 +17,7 @@ pub use dma_pool::{DmaBlock, DmaPool};
 pub use drivers::{Driver, ZeroCopy};
 pub use eal::{Eal, EalConfig, HugePages, hugepages_free_mb};
 pub use error::DpdkError;
-pub use port::DpdkPort;
+pub use port::{DpdkPort, RxFrame};
 pub use ring::ring_pair;
 
 /// The time-stamp counter's frequency in Hz.

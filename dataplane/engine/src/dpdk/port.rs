@@ -17,6 +17,20 @@ pub(super) const ZEROES: usize = 9216;
 /// What received bytes are overwritten with before they are freed, when checks are on.
 const POISON: u8 = 0xdf;
 
+/// A received frame on its own, freed when it is dropped.
+#[derive(Debug)]
+pub struct RxFrame(NonNull<rte_mbuf>);
+
+// SAFETY: an mbuf has one owner, and any thread may free it to its pool.
+unsafe impl Send for RxFrame {}
+
+impl Drop for RxFrame {
+    fn drop(&mut self) {
+        // SAFETY: received once, owned by this value alone.
+        unsafe { dpdk_sys::aoe_pktmbuf_free(self.0.as_ptr()) };
+    }
+}
+
 /// A queue pair of a started device. It is used by one thread at a time.
 #[derive(Debug)]
 pub struct DpdkPort {
@@ -140,6 +154,8 @@ impl FrameStore for DpdkPort {
 }
 
 impl Port for DpdkPort {
+    type Rx = RxFrame;
+
     #[inline]
     fn info(&self) -> PortInfo {
         self.info
@@ -214,8 +230,8 @@ impl Port for DpdkPort {
     fn rx_head(&self, i: usize) -> &[u8] {
         match self.rx[..self.rx_count].get(i) {
             // SAFETY: received in this burst and not given back.
-            Some(&mbuf) => unsafe { Self::bytes(mbuf) },
-            None => &[],
+            Some(&mbuf) if !mbuf.is_null() => unsafe { Self::bytes(mbuf) },
+            _ => &[],
         }
     }
 
@@ -223,8 +239,8 @@ impl Port for DpdkPort {
     fn rx_len(&self, i: usize) -> usize {
         match self.rx[..self.rx_count].get(i) {
             // SAFETY: received in this burst and not given back.
-            Some(&mbuf) => unsafe { (*mbuf).pkt_len as usize },
-            None => 0,
+            Some(&mbuf) if !mbuf.is_null() => unsafe { (*mbuf).pkt_len as usize },
+            _ => 0,
         }
     }
 
@@ -245,6 +261,20 @@ impl Port for DpdkPort {
             // SAFETY: as above.
             mbuf = unsafe { (*mbuf).next };
         }
+    }
+
+    fn rx_take(&mut self, i: usize) -> Option<RxFrame> {
+        let mbuf = self.rx[..self.rx_count].get_mut(i)?;
+        // Freeing a burst passes over null.
+        NonNull::new(std::mem::replace(mbuf, null_mut())).map(RxFrame)
+    }
+
+    fn rx_add(&mut self, frame: RxFrame) -> bool {
+        let Some(place) = self.rx.get_mut(self.rx_count) else { return false };
+        *place = frame.0.as_ptr();
+        std::mem::forget(frame);
+        self.rx_count += 1;
+        true
     }
 
     #[inline]

@@ -22,6 +22,8 @@ pub enum Received {
         /// Where in the frame they begin, in bytes.
         at: u32,
     },
+    /// The frame answers another core: hand it over to that one.
+    Elsewhere(u32),
     /// Call again with this many contiguous bytes of the frame, or all that it has.
     Linearize(usize),
 }
@@ -39,6 +41,10 @@ impl Initiator {
         };
         if !header.flags.is_response() {
             return self.dropped(DropReason::Request);
+        }
+        let core = self.slots.layout.core_of(header.tag);
+        if core != self.config.core && core < self.config.cores {
+            return Received::Elsewhere(core);
         }
         let found = self.slots.layout.split(header.tag).and_then(|(slot, generation)| {
             self.slots.copy_of(slot, generation).map(|copy| (slot, copy))
