@@ -4,8 +4,8 @@
 //! It owns no thread, reads no clock, allocates nothing and makes no system call of its own.
 
 use crate::dpdk::DmaBlock;
-use crate::handover::Handover;
 use crate::frame_pool::{FrameId, FramePool, PoolStats};
+use crate::handover::Handover;
 use crate::mem::Sgl;
 use crate::port::{BURST, Port};
 use aoe_proto::ShelfSlot;
@@ -196,13 +196,16 @@ impl<P: Port> Engine<P> {
         let mut total = 0;
         let Self { initiator, ports, memory, scratch, core, .. } = self;
         for (id, unit) in ports.iter_mut().enumerate() {
-            for _ in 0..RX_BURSTS {
+            for burst in 1..=RX_BURSTS {
                 let count = unit.port.rx_burst();
                 unit.take_in(initiator, memory, scratch, id as u8, count);
                 unit.stats.received += count as u64;
                 total += count;
                 if count < BURST {
                     break;
+                }
+                if burst == RX_BURSTS {
+                    initiator.backlog();
                 }
             }
             if let Some(handover) = &unit.handover {
@@ -421,7 +424,9 @@ fn take_in<P: Port>(
     let mut answer = initiator.received(id, port.rx_head(i), len);
     if let Received::Linearize(want) = answer {
         let want = want.min(len).min(LINEAR_MAX);
-        port.rx_pieces(i, 0, want, |at, bytes| scratch[at..at + bytes.len()].copy_from_slice(bytes));
+        port.rx_pieces(i, 0, want, |at, bytes| {
+            scratch[at..at + bytes.len()].copy_from_slice(bytes)
+        });
         answer = initiator.received(id, &scratch[..want], len);
     }
     if let Received::Data { io: IoId(io), offset, len, at } = answer {

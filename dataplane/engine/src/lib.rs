@@ -31,7 +31,7 @@ pub mod port;
 
 pub use clock::{Clock, TscClock};
 pub use engine::{Completion, Engine, PortStats, Request, Turn};
-pub use handover::Handover;
 pub use frame_pool::{FrameId, FramePool, FrameStore, PoolSize, PoolStats};
+pub use handover::Handover;
 pub use mem::{Iovec, Sgl};
 pub use port::{BURST, Frames, Port};

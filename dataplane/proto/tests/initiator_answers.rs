@@ -59,7 +59,6 @@ fn hazard_10_right_tag_wrong_lun() {
 }
 
 #[test]
-#[ignore = "bug: counted as a stale tag"]
 fn hazard_10_right_tag_wrong_command() {
     for command in [2, 3, 0x80, 0xff] {
         dropped_then_completed(DropReason::WrongCommand, |f| {
@@ -240,7 +239,6 @@ fn hazard_20_a_refused_flush_ext_becomes_a_flush() {
 }
 
 #[test]
-#[ignore = "bug: only the first of them is tried again"]
 fn hazard_20_two_refused_flush_exts_become_flushes() {
     aborts_flush_ext(2);
 }

@@ -98,7 +98,6 @@ fn hazard_16_max_sectors_shrinks_in_use() {
 
 /// A doubled answer to a command that was split again belongs to no later part of it.
 #[test]
-#[ignore = "bug: any generation matches a slot between restart() and the next copy"]
 fn hazard_16_max_sectors_shrinks_in_use_and_answers_come_twice() {
     for to in [1, 2, 3, 8, 12] {
         shrinks_in_use(to, true);
@@ -217,7 +216,6 @@ fn hazard_21_the_capacity_changes_across_a_loss() {
 
 /// Hazard 21 without a loss: the target was restarted with another disk, and announced itself.
 #[test]
-#[ignore = "not built: nothing asks for IDENTIFY again while a LUN is up"]
 fn hazard_21_users_are_told_of_a_new_capacity_without_a_loss() {
     let (mut sim, lun) = Sim::one(config(), 1500, 1_000);
     sim.disk(0).sectors = 5_000;

@@ -43,7 +43,6 @@ fn everything_completes_once_whatever_the_loss() {
 
 /// Half of the copies are lost, or their answers; the loss timeout is time for many more.
 #[test]
-#[ignore = "bug: one back-off for all commands of a LUN leaves each too few copies"]
 fn everything_completes_once_at_30_percent() {
     let mut random = Random(30);
     survives(move |_, _| if random.chance(30) { Fate::Drop } else { Fate::Pass });
@@ -205,7 +204,6 @@ fn cannot_send(prepare: impl Fn(&mut Sim, LunId)) {
 }
 
 #[test]
-#[ignore = "bug: what is not cut into commands yet has no deadline"]
 fn hazard_27_io_that_could_never_be_sent_fails_after_the_loss_timeout() {
     cannot_send(|sim, lun| {
         sim.init.set_blocked(0, true);
@@ -214,7 +212,6 @@ fn hazard_27_io_that_could_never_be_sent_fails_after_the_loss_timeout() {
 }
 
 #[test]
-#[ignore = "bug: queued slots have no deadline"]
 fn hazard_27_io_that_cannot_be_sent_again_fails_after_the_loss_timeout() {
     cannot_send(|sim, lun| {
         sim.hosts[0].alive = false;
@@ -227,7 +224,6 @@ fn hazard_27_io_that_cannot_be_sent_again_fails_after_the_loss_timeout() {
 }
 
 #[test]
-#[ignore = "bug: due() looks at the ring before it looks at the loss timeout"]
 fn hazard_27_io_that_the_driver_never_takes_fails_after_the_loss_timeout() {
     cannot_send(|sim, lun| {
         sim.untaken[0] = Some(0);
@@ -300,7 +296,6 @@ fn one_command_that_is_never_answered_fails_alone() {
 }
 
 #[test]
-#[ignore = "bug: nobody asks whether the target is alive before the LUN is lost"]
 fn one_command_that_is_never_answered_fails_alone_in_a_window_of_1() {
     poisoned(1);
 }
@@ -354,7 +349,6 @@ fn hazard_28_a_pause_causes_no_resends() {
 }
 
 #[test]
-#[ignore = "bug: timers run though frames are waiting to be received"]
 fn hazard_28_a_pause_causes_no_storm_while_bursts_are_worked_off() {
     for ns in [30 * MS, 49 * MS, 200 * MS, SEC, 60 * SEC] {
         let resends = pause(32, ns);
@@ -395,7 +389,6 @@ fn hazard_28_a_clock_that_jumps_back_is_survived() {
 }
 
 #[test]
-#[ignore = "bug: probes may take all slots, data may not"]
 fn absent_luns_do_not_starve_the_others() {
     let mut sim = Sim::new(Config { slots: 64, luns: 256, ..config() });
     sim.add_target(at(1, 1), 10_000);

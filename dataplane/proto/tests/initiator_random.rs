@@ -146,7 +146,6 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 250, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    #[ignore = "bug: restart() and fail_all, see the tests of hazard 16 and of abort_all"]
     fn each_io_completes_once_with_the_right_data(
         seed: u64,
         mtu in prop_oneof![Just(1500_u32), Just(9000)],

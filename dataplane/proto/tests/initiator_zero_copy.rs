@@ -194,7 +194,6 @@ fn hazard_31_any_later_answer_on_the_port_gives_the_buffer_back() {
 
 /// As above, but the other LUN is idle: a probe has to find somebody who answers.
 #[test]
-#[ignore = "bug: the probe goes to the lost LUN alone"]
 fn hazard_31_a_probe_asks_a_lun_that_can_answer() {
     let config = Config { loss_timeout_ns: SEC, discover: false, ..config() };
     let mut sim = Sim::new(config);
@@ -213,7 +212,6 @@ fn hazard_31_a_probe_asks_a_lun_that_can_answer() {
 
 /// As above, but the LUN has come back on another port meanwhile: the old ring has to be asked.
 #[test]
-#[ignore = "bug: the probe goes out through the LUN's new port"]
 fn hazard_31_a_probe_goes_to_the_ring_that_holds_the_buffer() {
     let config = Config { loss_timeout_ns: SEC, discover: false, ..config() };
     let mut sim = Sim::with_ports(config, &[1500, 1500]);

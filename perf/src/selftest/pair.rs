@@ -136,12 +136,7 @@ impl Pair {
     }
 
     /// One I/O with the memory of buffer 0, from submission to completion.
-    pub fn one(
-        &mut self,
-        lun: LunId,
-        op: Op,
-        range: (u64, u32),
-    ) -> Result<Result<(), IoError>> {
+    pub fn one(&mut self, lun: LunId, op: Op, range: (u64, u32)) -> Result<Result<(), IoError>> {
         self.submit(lun, op, range, 0)?;
         let mut done = None;
         self.until("an I/O", |pair| {

@@ -13,8 +13,8 @@ use crate::{Mac, ShelfSlot};
 
 /// Rounds of discovery that follow each other quickly after a start.
 const FAST_ROUNDS: u32 = 3;
-/// LUNs that are probed in one tick at most.
-const PROBES: usize = 8;
+/// LUNs that are probed one by one at most.
+const PROBES: usize = 4;
 
 impl Initiator {
     /// Broadcasts and probes that are due.
@@ -34,17 +34,30 @@ impl Initiator {
             self.probe_missing();
         }
         if !self.draining.is_empty() && self.now >= self.next_drain_probe {
-            // An idle ring is flushed by any frame behind whose answer comes back.
             self.next_drain_probe = self.now.plus(self.config.probe_interval_ns / 10);
-            let lun = self.slots[self.draining[0]].lun;
-            self.query(lun);
+            self.probe_draining();
+        }
+    }
+
+    /// A ring that holds a caller's memory is flushed by any later frame whose answer comes back.
+    fn probe_draining(&mut self) {
+        for port in 0..self.ports.len() as u8 {
+            if !self.draining.iter().any(|&id| self.slots[id].port_first == port) {
+                continue;
+            }
+            let answers = |lun: &super::Lun| lun.state == LunState::Up && lun.port == port;
+            match self.luns.iter().position(answers) {
+                Some(lun) => self.query(lun as u16),
+                None => {
+                    self.control(Kind::Discover(ShelfSlot::ALL), LunId(0), port, self.now);
+                }
+            }
         }
     }
 
     /// Asks all targets to answer, now.
     pub fn rescan(&mut self) {
-        self.next_discovery = Time(0);
-        self.next_probe = Time(0);
+        self.next_discovery = self.now.plus(self.config.discovery_interval_ns);
         self.broadcast(ShelfSlot::ALL);
     }
 
@@ -54,36 +67,34 @@ impl Initiator {
         }
     }
 
-    /// Probes the LUNs that are not up, a few in each tick.
+    /// Probes the LUNs that are not up: a few one by one, many with one question to all.
     fn probe_missing(&mut self) {
         let interval = self.config.probe_interval_ns;
-        let mut probed = 0;
+        self.next_probe = self.now.plus(interval / 8);
+        self.look_for_stuck();
+        let now = self.now;
+        let missing = |lun: &super::Lun| {
+            let due = lun.probed == Time(0) || now.since(lun.probed) >= interval;
+            due && matches!(lun.state, LunState::Absent | LunState::Lost)
+        };
+        let many = self.luns.iter().filter(|lun| missing(lun)).count() > PROBES;
+        if many {
+            self.broadcast(ShelfSlot::ALL);
+        }
         for i in 0..self.luns.len() {
-            let lun = &mut self.luns[i];
-            let due = lun.probed == Time(0) || self.now.since(lun.probed) >= interval;
-            if lun.state == LunState::Up || !due {
+            if !missing(&self.luns[i]) {
                 continue;
             }
-            if probed == PROBES {
-                return;
+            self.luns[i].probed = now.max(Time(1));
+            if !many {
+                self.broadcast(self.luns[i].addr);
             }
-            lun.probed = self.now.max(Time(1));
-            let addr = lun.addr;
-            if lun.state != LunState::Identifying {
-                self.broadcast(addr);
-            }
-            probed += 1;
         }
-        self.next_probe = self.now.plus(interval / 8);
     }
 
     /// Asks a LUN's target for its limits.
     pub(super) fn query(&mut self, lun: u16) {
-        let asked = self
-            .slots
-            .iter()
-            .any(|(_, s)| s.kind == Kind::Query && s.lun == lun && s.state != super::State::Free);
-        if !asked {
+        if !self.luns[usize::from(lun)].querying {
             self.control(Kind::Query, LunId(lun), 0, self.now);
         }
     }
@@ -125,11 +136,17 @@ impl Initiator {
             Some(id) => {
                 let lun = &mut self.luns[usize::from(id.0)];
                 let asked = lun.probed != Time(0) && self.now.since(lun.probed) < soon;
-                if lun.state == LunState::Up || asked {
+                if asked || lun.state == LunState::Identifying {
                     return;
                 }
                 lun.probed = self.now.max(Time(1));
-                self.control(Kind::Discover(addr), id, port, self.now);
+                if lun.state == LunState::Up {
+                    // Its target may have been restarted, over another disk perhaps.
+                    self.query(id.0);
+                    self.control(Kind::Ata(AtaOp::Identify), id, port, self.now);
+                } else {
+                    self.control(Kind::Discover(addr), id, port, self.now);
+                }
             }
             // Bring the next round forward instead of answering each announcement with a frame.
             None if self.config.discover => {
@@ -227,13 +244,16 @@ impl Initiator {
             return Received::Done;
         }
         let lun = &mut self.luns[usize::from(slot.lun)];
+        let was_up = lun.state == LunState::Up;
         let changed = lun.identify.is_some_and(|old| {
             (old.sectors, old.serial, old.model)
                 != (identify.sectors, identify.serial, identify.model)
         });
         lun.identified(identify);
         lun.state = LunState::Up;
-        self.event(Event::Up { lun: lun_id, changed });
+        if changed || !was_up {
+            self.event(Event::Up { lun: lun_id, changed });
+        }
         self.make_ready(lun_id);
         Received::Done
     }
@@ -247,6 +267,10 @@ impl Initiator {
 
     fn not_identified(&mut self, id: LunId) {
         let lun = &mut self.luns[usize::from(id.0)];
+        if lun.state == LunState::Up {
+            // Asked once more while it works: what it said before still holds.
+            return;
+        }
         lun.state = if lun.identify.is_some() { LunState::Lost } else { LunState::Absent };
         self.event(Event::IdentifyFailed { lun: id });
     }

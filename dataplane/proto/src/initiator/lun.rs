@@ -74,6 +74,10 @@ pub(super) struct Lun {
     pub last_stranger: Option<Mac>,
     /// A probe was sent at this time; announcements cause no second one soon after.
     pub probed: Time,
+    /// A query to this LUN is out.
+    pub querying: bool,
+    /// Since when I/O waits with nothing in flight, as far as anybody looked.
+    pub stuck_since: Option<Time>,
 }
 
 impl Lun {
@@ -101,6 +105,8 @@ impl Lun {
             firmware: 0,
             last_stranger: None,
             probed: Time(0),
+            querying: false,
+            stuck_since: None,
         }
     }
 

@@ -233,6 +233,10 @@ pub struct Initiator {
     send: VecDeque<u32>,
     /// LUNs that have something to send and an open window, each at most once.
     ready: VecDeque<LunId>,
+    /// Slots of discovery and probes that are out.
+    discovers: u32,
+    /// The host has not handed over all that it received.
+    backlog: bool,
     done: VecDeque<u32>,
     draining: Vec<u32>,
     events: VecDeque<Event>,
@@ -273,6 +277,8 @@ impl Initiator {
             timers: Timers::new(slots),
             send: VecDeque::with_capacity(slots as usize),
             ready: VecDeque::with_capacity(usize::from(config.luns)),
+            discovers: 0,
+            backlog: false,
             done: VecDeque::with_capacity(config.ios as usize),
             draining: Vec::with_capacity(slots as usize),
             events: VecDeque::with_capacity(EVENTS),
@@ -347,9 +353,6 @@ impl Initiator {
         if row.state != LunState::Up {
             return Err(SubmitError::NotReady);
         }
-        if row.head != NONE && self.ports.get(usize::from(row.port)).is_some_and(|p| p.blocked) {
-            return Err(SubmitError::Busy);
-        }
         let left = match op {
             Op::Flush => {
                 supported(row, op)?;
@@ -364,6 +367,10 @@ impl Initiator {
             }
             Op::Read | Op::Write => in_range(row, lba, sectors)?,
         };
+        if row.head != NONE && self.ports.get(usize::from(row.port)).is_some_and(|p| p.blocked) {
+            return Err(SubmitError::Busy);
+        }
+        let lba = if op == Op::Flush { 0 } else { lba };
         let io = Io {
             op,
             lun: lun.0,
@@ -387,7 +394,7 @@ impl Initiator {
         Ok(IoId(id))
     }
 
-    /// Whether [`Self::submit`] would answer [`SubmitError::Busy`].
+    /// Whether there is no room for another I/O.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.ios.is_full()
@@ -451,9 +458,13 @@ impl Initiator {
     fn retire(&mut self, id: u32, error: Option<IoError>) {
         self.timers.disarm(id);
         let slot = self.slots[id];
-        if let slots::Kind::Ata(_) = slot.kind {
-            self.luns[usize::from(slot.lun)].inflight -= 1;
-            self.make_ready(LunId(slot.lun));
+        match slot.kind {
+            slots::Kind::Ata(_) => {
+                self.luns[usize::from(slot.lun)].inflight -= 1;
+                self.make_ready(LunId(slot.lun));
+            }
+            slots::Kind::Discover(_) => self.discovers -= 1,
+            slots::Kind::Query => self.luns[usize::from(slot.lun)].querying = false,
         }
         if slot.io != NONE
             && let Some(error) = error
@@ -563,7 +574,7 @@ impl Initiator {
             window: lun.pacing.window(),
             inflight: lun.inflight,
             srtt_ns: lun.pacing.srtt_ns(),
-            rto_ns: lun.pacing.rto_ns(&self.config.pacing),
+            rto_ns: lun.pacing.rto_ns(1, &self.config.pacing),
             stats: lun.stats,
             stranger: lun.last_stranger,
         })

@@ -1,8 +1,9 @@
 //! When to send again, and how much may be in flight: one [`Pacing`] for each path.
 //!
-//! The timeout follows Jacobson's estimator, fed from once-sent frames only (Karn), with
-//! exponential back-off. The window starts at the target's buffer count, halves at a loss (at most
-//! once in a round trip) and grows by one for each window of answers, and never exceeds the
+//! The timeout follows Jacobson's estimator. Every copy of a command has a tag of its own, so each
+//! sample is of one frame that was sent once (Karn's ambiguity does not arise). A command's timeout
+//! doubles with each of its copies. The window starts at the target's buffer count, halves at a loss (at most
+//! once in a timeout) and grows by one for each window of answers, and never exceeds the
 //! target's buffer count: what is beyond it, targets drop without a word.
 
 use super::time::Time;
@@ -24,7 +25,6 @@ pub struct Pacing {
     srtt_ns: u64,
     deviation_ns: u64,
     rto_ns: u64,
-    backoff: u32,
     window: u32,
     window_max: u32,
     answers: u32,
@@ -40,7 +40,6 @@ impl Pacing {
             srtt_ns: 0,
             deviation_ns: 0,
             rto_ns: limits.rto_initial_ns,
-            backoff: 0,
             window: window_max,
             window_max,
             answers: 0,
@@ -61,11 +60,12 @@ impl Pacing {
         self.srtt_ns
     }
 
-    /// How long to wait for an answer before sending again, in nanoseconds.
+    /// How long to wait for the answer to a command's `copies`th copy before sending another one,
+    /// in nanoseconds: twice as long for each.
     #[inline]
     #[must_use]
-    pub fn rto_ns(&self, limits: &PacingLimits) -> u64 {
-        (self.rto_ns << self.backoff.min(16)).min(limits.rto_max_ns)
+    pub fn rto_ns(&self, copies: u8, limits: &PacingLimits) -> u64 {
+        (self.rto_ns << copies.saturating_sub(1).min(16)).min(limits.rto_max_ns)
     }
 
     /// The target now says that it can queue `max` commands.
@@ -78,7 +78,7 @@ impl Pacing {
         self.window = self.window.min(max);
     }
 
-    /// An answer came; `rtt_ns` is given only if its command was sent once.
+    /// An answer came; `rtt_ns` is the age of the copy that it answers, if that is known.
     #[inline]
     pub fn answered(&mut self, rtt_ns: Option<u64>, limits: &PacingLimits) {
         if let Some(rtt) = rtt_ns {
@@ -103,17 +103,15 @@ impl Pacing {
             self.deviation_ns = self.deviation_ns - self.deviation_ns / 4 + error / 4;
             self.srtt_ns = (self.srtt_ns - self.srtt_ns / 8 + rtt / 8).max(1);
         }
-        self.backoff = 0;
         self.rto_ns = (self.srtt_ns + 4 * self.deviation_ns).max(limits.rto_min_ns);
     }
 
     /// A command was not answered in time.
     pub fn timed_out(&mut self, now: Time) {
-        if now.since(self.last_cut) > self.srtt_ns {
+        if now.since(self.last_cut) > self.rto_ns {
             self.last_cut = now;
             self.window = (self.window / 2).max(1);
             self.answers = 0;
-            self.backoff = (self.backoff + 1).min(16);
         }
     }
 }
@@ -131,28 +129,39 @@ mod tests {
     #[test]
     fn the_timeout_follows_the_round_trip_within_its_bounds() {
         let mut p = Pacing::new(&LIMITS, 16);
-        assert_eq!(p.rto_ns(&LIMITS), 200_000_000);
+        assert_eq!(p.rto_ns(1, &LIMITS), 200_000_000);
         for _ in 0..100 {
             p.answered(Some(10_000_000), &LIMITS);
         }
-        assert!((10_000_000..13_000_000).contains(&p.rto_ns(&LIMITS)), "{}", p.rto_ns(&LIMITS));
+        assert!(
+            (10_000_000..13_000_000).contains(&p.rto_ns(1, &LIMITS)),
+            "{}",
+            p.rto_ns(1, &LIMITS)
+        );
         for _ in 0..200 {
             p.answered(Some(1_000), &LIMITS);
         }
-        assert_eq!(p.rto_ns(&LIMITS), LIMITS.rto_min_ns);
+        assert_eq!(p.rto_ns(1, &LIMITS), LIMITS.rto_min_ns);
     }
 
     #[test]
-    fn backs_off_to_the_ceiling_and_recovers_with_a_sample() {
+    fn each_copy_waits_twice_as_long_up_to_the_ceiling() {
+        let p = Pacing::new(&LIMITS, 16);
+        let waits: Vec<_> = [1, 2, 3, 255].map(|copy| p.rto_ns(copy, &LIMITS) / 1_000_000).into();
+        assert_eq!(waits, [200, 400, 800, 4_000]);
+    }
+
+    #[test]
+    fn the_window_closes_with_losses_and_opens_with_answers() {
         let mut p = Pacing::new(&LIMITS, 16);
         for i in 1..40 {
             p.timed_out(Time(i * 1_000_000_000));
         }
-        assert_eq!((p.window(), p.rto_ns(&LIMITS)), (1, LIMITS.rto_max_ns));
+        assert_eq!(p.window(), 1);
         for _ in 0..1_000 {
             p.answered(Some(20_000), &LIMITS);
         }
-        assert_eq!((p.window(), p.rto_ns(&LIMITS)), (16, LIMITS.rto_min_ns));
+        assert_eq!(p.window(), 16);
     }
 
     #[test]

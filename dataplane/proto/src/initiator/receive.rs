@@ -56,7 +56,9 @@ impl Initiator {
         if let Err(why) = self.fits(&slot, &header) {
             // An announcement's tag means nothing, so it may happen to be one of ours.
             return match why {
-                DropReason::WrongCommand => self.unmatched(port, &header, head, at, len),
+                DropReason::WrongCommand if header.command == Command::Query as u8 => {
+                    self.unmatched(port, &header, head, at, len)
+                }
                 _ => self.dropped(why),
             };
         }
@@ -190,7 +192,14 @@ impl Initiator {
         self.counters.matched += 1;
         let lun = &mut self.luns[usize::from(slot.lun)];
         lun.last_answer = self.now;
-        let rtt = (slot.copies == 1 && copy == 0).then(|| self.now.since(slot.sent_first));
+        // Each copy has a tag of its own, so it is known which one was answered, and the times of
+        // the first and of the newest are known.
+        let newest = slot.gen_last.wrapping_sub(slot.gen_first) & self.slots.layout.gen_mask();
+        let rtt = match copy {
+            _ if copy == newest => Some(self.now.since(slot.sent_last)),
+            0 => Some(self.now.since(slot.sent_first)),
+            _ => None,
+        };
         lun.pacing.answered(rtt, &self.config.pacing);
     }
 
@@ -251,7 +260,7 @@ impl Initiator {
         lun.stats.errors += 1;
         let abrt = ata.feature_or_error & crate::wire::ata_error::ABRT != 0;
         let plain_flush = lun.identify.is_some_and(|id| id.flush);
-        if op == AtaOp::Flush && lun.flush_ext && plain_flush && abrt {
+        if op == AtaOp::Flush && slot.flush_ext && plain_flush && abrt {
             lun.flush_ext = false;
             self.restart(id);
             return Received::Done;

@@ -54,6 +54,10 @@ pub(super) struct Slot {
     pub port_last: u8,
     /// The first copy reads the caller's memory.
     pub zero_copy: bool,
+    /// The newest copy is a FLUSH EXT.
+    pub flush_ext: bool,
+    /// The send queue has this slot, though perhaps from an earlier use.
+    pub in_send: bool,
     pub lun: u16,
     /// The I/O that it is a part of, or `NONE`.
     pub io: u32,
@@ -69,7 +73,9 @@ pub(super) struct Slot {
     /// Sequence numbers on their ports' rings.
     pub seq_first: u64,
     pub seq_last: u64,
+    /// When the first copy was sent; before that, when the slot was taken.
     pub sent_first: Time,
+    pub sent_last: Time,
     lap: Lap,
 }
 
@@ -93,6 +99,8 @@ impl Slots {
             port_first: 0,
             port_last: 0,
             zero_copy: false,
+            flush_ext: false,
+            in_send: false,
             lun: 0,
             io: NONE,
             gen_first: 0,
@@ -104,6 +112,7 @@ impl Slots {
             seq_first: 0,
             seq_last: 0,
             sent_first: Time(0),
+            sent_last: Time(0),
             lap: Lap::default(),
         };
         let rows = (0..count)
@@ -140,6 +149,8 @@ impl Slots {
             port_first: 0,
             port_last: 0,
             zero_copy: false,
+            flush_ext: false,
+            in_send: row.in_send,
             lun,
             io: NONE,
             gen_first: row.gen_last.wrapping_add(1) & self.layout.gen_mask(),
@@ -150,7 +161,8 @@ impl Slots {
             offset: 0,
             seq_first: 0,
             seq_last: 0,
-            sent_first: Time(0),
+            sent_first: now,
+            sent_last: now,
             lap: row.lap,
         };
         Some(id)
@@ -175,21 +187,16 @@ impl Slots {
     pub fn copy_of(&self, id: u32, generation: u32) -> Option<u32> {
         let row = self.rows.get(id as usize)?;
         let mask = self.layout.gen_mask();
-        let (age, sent) = (
-            generation.wrapping_sub(row.gen_first) & mask,
-            row.gen_last.wrapping_sub(row.gen_first) & mask,
-        );
-        (row.state != State::Free && row.copies > 0 && age <= sent).then_some(age)
+        let copies = row.gen_last.wrapping_add(1).wrapping_sub(row.gen_first) & mask;
+        let age = generation.wrapping_sub(row.gen_first) & mask;
+        // No copies: nothing was sent yet, or nothing since the command became another one.
+        (row.state != State::Free && age < copies).then_some(age)
     }
 
     #[inline]
     pub fn give_back(&mut self, id: u32) {
         self.rows[id as usize].state = State::Free;
         self.free.push_back(id);
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Slot)> {
-        self.rows.iter().enumerate().map(|(i, s)| (i as u32, s))
     }
 }
 

@@ -15,10 +15,17 @@ impl Initiator {
         self.clock(now);
     }
 
+    /// There is more to receive than the host handed over in this turn: no timer runs in it.
+    #[inline]
+    pub fn backlog(&mut self) {
+        self.backlog = true;
+    }
+
     /// Runs what is due: resends, losses, probes, discovery.
     #[inline]
     pub fn tick(&mut self) {
-        if !self.timers.tick_began(self.now) {
+        // While answers wait to be looked at, what they answer is not late.
+        if std::mem::take(&mut self.backlog) || !self.timers.tick_began(self.now) {
             return;
         }
         let mut sweep = self.timers.begin_sweep(self.now);
@@ -30,30 +37,62 @@ impl Initiator {
 
     fn due(&mut self, id: u32) {
         let slot = self.slots[id];
-        if slot.state != State::Sent {
-            return;
-        }
-        let ring = self.ports.get(usize::from(slot.port_last));
-        if ring.is_some_and(|ring| slot.seq_last >= ring.accepted_seq) {
-            // Another copy behind one that the driver has not even taken would help nobody.
-            let again = self.config.pacing.rto_min_ns;
-            self.timers.arm(id, self.now.plus(again));
-            return;
-        }
         match slot.kind {
             Kind::Discover(_) => self.retire(id, None),
-            Kind::Query | Kind::Ata(AtaOp::Identify) if slot.copies >= CONTROL_COPIES => {
+            Kind::Query | Kind::Ata(AtaOp::Identify)
+                if slot.copies >= CONTROL_COPIES || self.is_overdue(slot.sent_first) =>
+            {
                 self.control_failed(id);
             }
             Kind::Ata(op) if op != AtaOp::Identify && self.is_overdue(slot.sent_first) => {
                 self.overdue(id);
             }
-            Kind::Query | Kind::Ata(_) => {
-                let lun = &mut self.luns[usize::from(slot.lun)];
-                lun.pacing.timed_out(self.now);
-                lun.stats.resends += 1;
-                self.counters.resends += 1;
-                self.queue(id);
+            Kind::Query | Kind::Ata(_) => self.late(id),
+        }
+    }
+
+    /// A command was not answered in time: sends it again, if there is a point in it.
+    fn late(&mut self, id: u32) {
+        let slot = self.slots[id];
+        let ring = self.ports.get(usize::from(slot.port_last));
+        let untaken = ring.is_some_and(|ring| slot.seq_last >= ring.accepted_seq);
+        if slot.state != State::Sent || untaken {
+            // Another copy behind one that the driver has not even taken would help nobody.
+            let again = self.config.pacing.rto_min_ns;
+            self.timers.arm(id, self.now.plus(again));
+            return;
+        }
+        if slot.kind != Kind::Query {
+            self.doubt(&slot);
+        }
+        let lun = &mut self.luns[usize::from(slot.lun)];
+        lun.pacing.timed_out(self.now);
+        lun.stats.resends += 1;
+        self.counters.resends += 1;
+        self.queue(id);
+    }
+
+    /// Half the loss timeout has passed without any answer: asks whether the target is there at
+    /// all, so that one command that it never answers does not take the LUN down.
+    fn doubt(&mut self, slot: &super::slots::Slot) {
+        let unanswered = self.luns[usize::from(slot.lun)].last_answer <= slot.sent_first;
+        if unanswered && self.now.since(slot.sent_first) >= self.config.loss_timeout_ns / 2 {
+            self.query(slot.lun);
+        }
+    }
+
+    /// LUNs whose I/O waits while nothing of it is in flight: their port takes nothing.
+    pub(super) fn look_for_stuck(&mut self) {
+        for i in 0..self.luns.len() {
+            let lun = &mut self.luns[i];
+            if lun.head == NONE || lun.inflight > 0 {
+                lun.stuck_since = None;
+                continue;
+            }
+            let since = *lun.stuck_since.get_or_insert(self.now);
+            if self.is_overdue(since) {
+                self.luns[i].stuck_since = None;
+                self.lose(LunId(i as u16));
             }
         }
     }
@@ -97,7 +136,9 @@ impl Initiator {
         for slot in 0..self.slots.len() {
             let row = &self.slots[slot];
             let sent = matches!(row.state, State::Sent | State::Queued);
-            if sent && row.lun == id.0 && matches!(row.kind, Kind::Ata(_)) {
+            // IDENTIFY is nobody's I/O: it goes on.
+            let io = matches!(row.kind, Kind::Ata(op) if op != AtaOp::Identify);
+            if sent && row.lun == id.0 && io {
                 self.retire(slot, Some(error));
             }
         }

@@ -9,7 +9,7 @@ use crate::wire::ata::{
     write_command,
 };
 use crate::wire::query::{Query, QueryCmd};
-use crate::wire::{Command, Header, SECTOR, pad};
+use crate::wire::{Command, Header, SECTOR, ata_cmd, pad};
 use crate::{Mac, ShelfSlot, Tag};
 
 /// Room that [`Transmit::emit`] needs, in bytes: a tagged header, padded.
@@ -103,20 +103,19 @@ impl Initiator {
     pub fn next_transmit(&mut self) -> Option<Transmit> {
         for _ in 0..self.send.len() {
             let Some(id) = self.send.pop_front() else { break };
+            self.slots[id].in_send = false;
             if self.slots[id].state != State::Queued {
                 continue;
             }
             if self.is_blocked(self.port_of(id)) {
-                self.send.push_back(id);
+                self.push(id);
                 continue;
             }
-            let frame = self.send_slot(id);
-            if frame.is_none() {
+            match self.send_slot(id) {
                 // Its tags have to rest.
-                self.send.push_back(id);
-                continue;
+                None => self.push(id),
+                frame => return frame,
             }
-            return frame;
         }
         self.next_data()
     }
@@ -259,13 +258,16 @@ impl Initiator {
                     }
                     Kind::Query | Kind::Discover(_) => (Body::Query, Payload::None),
                 };
-                let timeout = lun.pacing.rto_ns(&self.config.pacing);
+                let timeout = lun.pacing.rto_ns(slot.copies, &self.config.pacing);
                 (lun.port, lun.mac, lun.addr, body, payload, timeout)
             }
             (_, None) => return None,
         };
         let ring = self.ports.get_mut(usize::from(port))?;
         slot.seq_last = ring.next_seq;
+        slot.sent_last = self.now;
+        slot.flush_ext =
+            matches!(&body, Body::Ata(ata) if ata.command_or_status == ata_cmd::FLUSH_EXT);
         slot.port_last = port;
         ring.next_seq += 1;
         if slot.copies == 1 {
@@ -299,22 +301,31 @@ impl Initiator {
         }
     }
 
-    /// Queues a slot to be sent, for the first time or again.
+    /// Queues a slot to be sent, for the first time or again. Its timer goes on: what can never be
+    /// sent has to fail as well.
     pub(super) fn queue(&mut self, id: u32) {
-        if self.send.len() == self.send.capacity() {
-            // Entries whose slot was answered in the meantime would be skipped anyway.
-            self.send.retain(|&id| self.slots[id].state == State::Queued);
-        }
         self.slots[id].state = State::Queued;
-        self.send.push_back(id);
+        self.timers.arm(id, self.now.plus(self.config.pacing.rto_min_ns));
+        self.push(id);
+    }
+
+    fn push(&mut self, id: u32) {
+        if !std::mem::replace(&mut self.slots[id].in_send, true) {
+            self.send.push_back(id);
+        }
     }
 
     /// A slot for a control command, queued to be sent; `None` if all are taken.
     pub(super) fn control(&mut self, kind: Kind, lun: LunId, port: u8, now: Time) -> Option<u32> {
+        if matches!(kind, Kind::Discover(_)) && self.discovers >= CONTROL_SLOTS / 2 {
+            return None;
+        }
         let id = self.slots.take(kind, lun.0, now)?;
         self.slots[id].port_last = port;
-        if let Kind::Ata(_) = kind {
-            self.luns[usize::from(lun.0)].inflight += 1;
+        match kind {
+            Kind::Ata(_) => self.luns[usize::from(lun.0)].inflight += 1,
+            Kind::Discover(_) => self.discovers += 1,
+            Kind::Query => self.luns[usize::from(lun.0)].querying = true,
         }
         self.queue(id);
         Some(id)

@@ -45,6 +45,10 @@ impl Sim {
                 }
             }
         }
+        if burst == 0 {
+            // As the engine does after as many full bursts as it takes in one turn.
+            self.init.backlog();
+        }
         self.wire.extend(left_for_later);
     }
 
