@@ -232,8 +232,9 @@ impl<P: Port, C: Clock> Load<P, C> {
         loop {
             let now = self.clock.now();
             self.engine.turn(now);
-            if self.engine.is_whole() || now.since(start) > ns {
-                return self.engine.is_whole();
+            let whole = crate::report::frames(&self.engine).whole;
+            if whole || now.since(start) > ns {
+                return whole;
             }
         }
     }

@@ -150,7 +150,9 @@ impl Verified {
 #[must_use]
 pub fn frames<P: Port>(engine: &Engine<P>) -> Frames {
     let stats = engine.port_stats().next().unwrap_or_default();
-    Frames { header: stats.header.into(), full: stats.full.into(), whole: engine.is_whole() }
+    // Not `Engine::is_whole`: a broadcast keeps its slot for answers that may still come.
+    let whole = stats.header.held == 0 && stats.full.held == 0;
+    Frames { header: stats.header.into(), full: stats.full.into(), whole }
 }
 
 /// Counters of an engine and its only port that are not 0.
