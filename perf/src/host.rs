@@ -92,8 +92,7 @@ impl HostArgs {
 /// # Errors
 /// If it cannot be opened; the error names it.
 pub fn open_one(eal: Eal, config: &DeviceConfig, iova: &IovaMap) -> Result<(Device, DpdkPort)> {
-    let (device, mut ports) =
-        Device::open(eal, config, iova).with_context(|| format!("--port {}", config.device))?;
+    let (device, mut ports) = Device::open(eal, config, iova).context("--port")?;
     let port = ports.pop().context("the device came up without a queue")?;
     Ok((device, port))
 }

@@ -119,6 +119,7 @@ fn wait_for_luns<P: Port>(
         engine.add_lun(addr).with_context(|| format!("--lun {addr}: not the address of a LUN"))?;
     }
     let mut wanted: Vec<LunId> = args.lun.iter().filter_map(|&a| engine.find_lun(a)).collect();
+    wanted.sort_unstable();
     wanted.dedup();
     let start = clock.now();
     let (mut seen, mut changed) = (0, start);
@@ -179,8 +180,8 @@ fn what_is_there<P: Port>(args: &RunArgs, engine: &Engine<P>) -> String {
 
 fn measure<P: Port>(args: &RunArgs, load: &mut Load<P, TscClock>, stop: &AtomicBool) -> Result<()> {
     let mut progress = Progress::new(plan(args).time_ns, args.count);
-    let gone = || format!("--lun: the load stopped ({} seconds)", args.wait);
-    load.run(stop, |ns, tally: &Tally| progress.tick(ns, tally)).with_context(gone)?;
+    load.run(stop, |ns, tally: &Tally| progress.tick(ns, tally))
+        .context("a LUN takes no more I/O, so the load has stopped")?;
     progress.finish();
     if args.verify && args.rw != Rw::Read && args.rw != Rw::Randread {
         load.read_back(stop).context("reading back what was written")?;

@@ -440,6 +440,9 @@ fn take_in<P: Port>(
 
 impl<P: Port> Drop for Engine<P> {
     fn drop(&mut self) {
+        for unit in &mut self.ports {
+            unit.put_batch_back();
+        }
         // A ring may still read the blocks of unfinished I/O: better lost than reused.
         for block in &mut self.blocks {
             std::mem::forget(block.take());
@@ -474,6 +477,14 @@ impl<P: Port> PortUnit<P> {
                 true => self.stats.handed_over += 1,
                 false => self.stats.handover_full += 1,
             }
+        }
+    }
+
+    /// Frames that were filled and never offered are nobody's but ours.
+    fn put_batch_back(&mut self) {
+        for frame in self.batch.drain(..) {
+            let pool = if frame.0 >= self.first_full { &mut self.full } else { &mut self.header };
+            pool.put_back(&mut self.port, frame);
         }
     }
 

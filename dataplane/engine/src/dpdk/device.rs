@@ -238,7 +238,7 @@ struct Opening<'a> {
 impl<'a> Opening<'a> {
     fn new(eal: Eal, config: &'a DeviceConfig) -> Result<Self, DpdkError> {
         let device = config.device.as_str();
-        let interface_mtu = match argument(device, "iface") {
+        let interface_mtu = match interface(device) {
             Some(iface) => Some(crate::netif::mtu(iface).ok_or_else(|| {
                 DpdkError::NoInterface { device: device.into(), iface: iface.into() }
             })?),
@@ -348,7 +348,12 @@ impl<'a> Opening<'a> {
                 [("resends and copies", c.full_frames), ("overflow cap", c.full_overflow)];
             need.add("full frames", c.queues, self.frame_room() + 128, &holders)
         };
-        let rx = [("receive ring", rx_ring), ("bursts", 4 * burst), ("cache", RX_CACHE * 2)];
+        let rx = [
+            ("receive ring", rx_ring),
+            ("driver", self.driver.rx_extra),
+            ("bursts", 4 * burst),
+            ("cache", RX_CACHE * 2),
+        ];
         let rx = need.add("receive mbufs", c.queues, self.rx_room(), &rx);
         let size = |first, count, overflow| PoolSize { first, base: count - overflow, overflow };
         let frames = Frames {
@@ -457,6 +462,12 @@ fn argument<'a>(device: &'a str, name: &str) -> Option<&'a str> {
     device.split(',').skip(1).find_map(|arg| arg.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// The Linux interface that a vdev string names; for other drivers `iface` is something else.
+fn interface(device: &str) -> Option<&str> {
+    let on_interface = ["net_af_packet", "net_af_xdp", "net_pcap"];
+    argument(device, "iface").filter(|_| on_interface.iter().any(|name| device.starts_with(name)))
+}
+
 /// `0000:01:00.0` or `01:00.0`, perhaps with arguments.
 fn is_pci_address(device: &str) -> bool {
     let address = device.split(',').next().unwrap_or_default();
@@ -511,6 +522,8 @@ mod tests {
         assert!(!is_pci_address("net_af_packet0,iface=a:b.c") && !is_pci_address("port:1"));
         assert_eq!(argument("net_af_packet0,iface=eth1,x=2", "iface"), Some("eth1"));
         assert_eq!(argument("net_ring0", "iface"), None);
+        assert_eq!(interface("net_af_xdp0,iface=eth1"), Some("eth1"));
+        assert_eq!(interface("net_vhost0,iface=/tmp/socket"), None);
     }
 
     #[test]

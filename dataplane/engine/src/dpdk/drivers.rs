@@ -25,6 +25,8 @@ pub struct Driver {
     pub multi_seg: bool,
     /// Receives into one mbuf of at least this many bytes, whatever the MTU. 0: what the MTU asks.
     pub rx_room_min: u32,
+    /// Receive buffers that it takes for itself beyond its descriptors.
+    pub rx_extra: u32,
     /// Lets go of all frames when it is stopped. Drivers that don't are never given memory of a
     /// caller's: there would be no way to get it back from a dead link.
     pub releases_on_stop: bool,
@@ -38,6 +40,7 @@ const UNKNOWN: Driver = Driver {
     zero_copy: ZeroCopy::No,
     multi_seg: false,
     rx_room_min: 0,
+    rx_extra: 0,
     releases_on_stop: false,
     mtu_max: 0,
 };
@@ -67,7 +70,8 @@ const DRIVERS: &[Driver] = &[
         ..UNKNOWN
     },
     // External buffers go out as garbage, and so does a second segment.
-    Driver { name: "net_af_xdp", mtu_max: 3498, ..UNKNOWN },
+    // It fills a ring of 4096 of its own.
+    Driver { name: "net_af_xdp", mtu_max: 3498, rx_extra: 4096, ..UNKNOWN },
     // Lets go on close only, so a dead peer would keep a caller's memory for ever.
     Driver { name: "net_virtio_user", multi_seg: true, ..UNKNOWN },
     Driver { name: "net_e1000_em", ..DMA },
