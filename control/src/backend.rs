@@ -41,9 +41,9 @@ impl Backend for Luns {
     }
 
     fn open(&self, name: &str) -> Result<(ExportInfo, LunSession), OpenError> {
-        let core = self.next_core.fetch_add(1, Ordering::Relaxed) % self.links.len().max(1);
-        let opened = self.registry.open(name, core);
-        let (info, lun) = opened.map_err(|missing| match missing {
+        let next = self.next_core.fetch_add(1, Ordering::Relaxed);
+        let opened = self.registry.open(name, next);
+        let (info, core, lun) = opened.map_err(|missing| match missing {
             Missing::Unknown => OpenError::Unknown(name.into()),
             Missing::Down(reason) => OpenError::Unavailable { name: name.into(), reason },
         })?;

@@ -213,12 +213,12 @@ impl Core {
         for _ in 0..self.waiting.len().min(ROUND) {
             let Some(key) = self.waiting.pop_front() else { break };
             if !self.start(key) {
-                self.waiting.push_front(key);
-                return;
+                // To the back: what waits for a stuck port must not hold up the others.
+                self.waiting.push_back(key);
             }
         }
         for _ in 0..ROUND {
-            if self.pending.len() >= SUBMISSIONS || !self.waiting.is_empty() {
+            if self.pending.len() >= SUBMISSIONS {
                 return;
             }
             let Some(Submission { client, lun, request }) = self.link.submissions.pop() else {

@@ -143,19 +143,24 @@ impl Registry {
         up.map(|e| self.export_info(e)).collect()
     }
 
-    /// The export of a name, by the LUN's name or its address, with what `core` calls it.
+    /// The export of a name, with a core that has it, the `next`th if that one does, and what that
+    /// core calls it.
     ///
     /// # Errors
     /// If there is none, or its target does not answer.
-    pub fn open(&self, name: &str, core: usize) -> Result<(ExportInfo, LunId), Missing> {
+    pub fn open(&self, name: &str, next: usize) -> Result<(ExportInfo, usize, LunId), Missing> {
         let luns = self.luns.read().unwrap_or_else(PoisonError::into_inner);
         let named = |e: &&Entry| e.settings.export && e.settings.name == name;
         let Some(entry) = luns.values().find(named) else {
             let expected = self.configured.values().any(|s| s.export && s.name == name);
             return Err(if expected { Missing::Down(no_answer(name)) } else { Missing::Unknown });
         };
-        match entry.ids.get(core).copied().flatten() {
-            Some(id) if entry.info.state == LunState::Up => Ok((self.export_info(entry), id)),
+        let cores = (0..self.cores).map(|i| (next + i) % self.cores);
+        let found = cores.filter_map(|core| Some((core, entry.ids.get(core).copied()??))).next();
+        match found {
+            Some((core, id)) if entry.info.state == LunState::Up => {
+                Ok((self.export_info(entry), core, id))
+            }
             _ => Err(Missing::Down(no_answer(name))),
         }
     }

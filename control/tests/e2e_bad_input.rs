@@ -151,14 +151,13 @@ fn the_environment_and_the_arguments() {
     }
 }
 
-/// The lab's configuration with a change that must stop aoed at its start.
+/// The lab's configuration with a change that must stop aoed at its start; the lab's own aoed has
+/// been stopped.
 fn start_refused(lab: &Lab, from: &str, to: &str, expected: &[&str]) {
     let good = std::fs::read_to_string(&lab.daemon.config).expect("the configuration");
     assert!(good.contains(from), "nothing to change: {from}");
-    // Sockets of its own: the lab's daemon runs.
-    let own = good.replace("/nbd.sock", "/nbd2.sock").replace("/control.sock", "/control2.sock");
     let path = lab.file("bad.toml");
-    std::fs::write(&path, own.replace(from, to)).expect("a file");
+    std::fs::write(&path, good.replace(from, to)).expect("a file");
     let start = Instant::now();
     let (code, said) = aoed_fails(&[], &path);
     assert!(matches!(code, Some(1 | 2)), "{to}: {code:?} {said}");
@@ -202,9 +201,9 @@ fn sockets_in_impossible_places() {
     let Some(mut lab) = Lab::start(Plan::default()) else { return };
     lab.daemon.stop();
     let dir = lab.dir.path().to_str().expect("UTF-8").to_owned();
-    let own = format!("{dir}/nbd2.sock");
+    let own = format!("{dir}/nbd.sock");
     start_refused(&lab, &own, "/proc/nbd.sock", &["nbd.socket", "/proc/nbd.sock"]);
-    let control = format!("{dir}/control2.sock");
+    let control = format!("{dir}/control.sock");
     start_refused(&lab, &control, "/proc/c.sock", &["control.socket", "/proc/c.sock"]);
     let long = format!("{dir}/{}", "a".repeat(120));
     start_refused(&lab, &own, &long, &["nbd.socket", &long]);
@@ -318,7 +317,7 @@ fn nobody_answers() {
     let lun = lab.lun("e1.1");
     assert_ne!(lun["state"], "up", "{lun:#}");
     assert_eq!(lab.daemon.ctl(&["identify", "missing"]).status.code(), Some(1));
-    for (export, why) in [("missing", "does not answer"), ("e7.7", "e7.7")] {
+    for (export, why) in [("missing", "does not answer"), ("e7.7", "no such export")] {
         let mut client = Client::connect(&lab.daemon.nbd);
         client.send(&3u32.to_be_bytes());
         let replies = client.option(OPT_GO, &info_data(export, &[3]));
@@ -339,7 +338,7 @@ fn no_lun_at_all_is_exit_3() {
         assert_eq!(output.status.code(), Some(3), "{args:?}: {}", text(&output));
     }
     let said = text(&lab.daemon.ctl(&["list"]));
-    assert!(said.to_lowercase().contains("no lun"), "{said:?}");
+    assert!(said.contains("no target has answered"), "{said:?}");
     // A target that turns up later announces itself and is there.
     let disk = Disk::new(3, 2, 16 * MIB);
     let dir = lab.dir.path().to_owned();

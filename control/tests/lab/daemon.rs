@@ -41,7 +41,8 @@ impl Daemon {
         let log = File::options().create(true).append(true).open(&self.log).expect("a log");
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", AOED, "--config"]).arg(&self.config);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
+        command.env("NO_COLOR", "1").stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a log")).stderr(log);
         self.child = Some(command.spawn().expect("aoed"));
         tools::wait_until("aoed answers", || {
             assert!(self.runs(), "aoed has ended:\n{}", self.log());

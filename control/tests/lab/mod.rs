@@ -49,6 +49,8 @@ impl Disk {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub mtu: u32,
+    /// Whether there is a switch in the middle.
+    pub switch: bool,
     pub disks: Vec<Disk>,
     /// Lines for `[engine]`: a key here replaces the lab's own value.
     pub engine: Vec<(&'static str, String)>,
@@ -59,7 +61,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let disks = vec![Disk::new(1, 1, 256 * MIB)];
-        Self { mtu: 9000, disks, engine: Vec::new(), tables: String::new() }
+        Self { mtu: 9000, switch: false, disks, engine: Vec::new(), tables: String::new() }
     }
 }
 
@@ -114,7 +116,7 @@ impl Lab {
             return None;
         }
         let dir = tempfile::tempdir().expect("a directory");
-        let net = Net::new(plan.mtu);
+        let net = Net::new(plan.mtu, plan.switch);
         let disks = plan.disks.iter();
         let targets: Vec<_> = disks
             .map(|disk| {

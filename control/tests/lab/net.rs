@@ -10,27 +10,35 @@ pub struct Net {
     pub namespace: String,
     /// Our end of the veth pair.
     pub outer: String,
-    /// The end in the namespace.
+    /// The end in the namespace that the targets use.
     pub inner: String,
+    /// The port of the switch that we are plugged into, where there is a switch.
+    switch_port: Option<String>,
 }
 
 impl Net {
-    pub fn new(mtu: u32) -> Self {
+    /// A wire; with `switch`, a bridge in the middle of it, so that the targets do not feel what
+    /// happens to our end (vblade ends when its own interface fails).
+    pub fn new(mtu: u32, switch: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         sweep();
         let id = std::process::id();
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let net = Self {
+        let mut net = Self {
             namespace: format!("{PREFIX}{id}-{n}"),
             outer: format!("ao{id}-{n}"),
             inner: format!("ai{id}-{n}"),
+            switch_port: None,
         };
         net.make(mtu);
+        if switch {
+            net.add_switch(mtu);
+        }
         net
     }
 
     fn make(&self, mtu: u32) {
-        let Self { namespace, outer, inner } = self;
+        let Self { namespace, outer, inner, .. } = self;
         ip(&format!("netns add {namespace}"));
         ip(&format!(
             "link add {outer} mtu {mtu} type veth peer name {inner} mtu {mtu} netns {namespace}"
@@ -47,15 +55,41 @@ impl Net {
         format!("net_af_packet0,iface={outer},framesz=9216,blocksz=36864,framecnt=1024")
     }
 
-    /// Takes the far end of the wire down, or up again.
-    pub fn set_link(&self, up: bool) {
-        let state = if up { "up" } else { "down" };
-        ip(&format!("-n {} link set {} {state}", self.namespace, self.inner));
+    fn add_switch(&mut self, mtu: u32) {
+        let namespace = &self.namespace;
+        let in_it = |line: String| ip(&format!("-n {namespace} {line}"));
+        in_it(format!("link add br0 mtu {mtu} type bridge"));
+        in_it(format!("link add far0 mtu {mtu} type veth peer name port1 mtu {mtu}"));
+        let port0 = std::mem::replace(&mut self.inner, "far0".to_owned());
+        for name in ["br0", "far0", "port1"] {
+            quiet(&["ip", "netns", "exec", namespace], name);
+        }
+        for port in [port0.as_str(), "port1"] {
+            in_it(format!("link set {port} master br0"));
+        }
+        for name in ["br0", "far0", "port1"] {
+            in_it(format!("link set {name} up"));
+        }
+        self.switch_port = Some(port0);
+    }
+
+    /// Changes the switch's port that we are plugged into, as `ip link set` does.
+    pub fn set_switch_port(&self, change: &str) {
+        let port = self.switch_port.as_ref().expect("a switch");
+        ip(&format!("-n {} link set {port} {change}", self.namespace));
     }
 
     /// Takes our own end down, or up again.
     pub fn set_outer(&self, up: bool) {
         ip(&format!("link set {} {}", self.outer, if up { "up" } else { "down" }));
+    }
+
+    /// A VLAN on the targets' end.
+    pub fn add_vlan(&self, name: &str, id: u16) {
+        let Self { namespace, inner, .. } = self;
+        ip(&format!("-n {namespace} link add {name} link {inner} type vlan id {id}"));
+        quiet(&["ip", "netns", "exec", namespace], name);
+        ip(&format!("-n {namespace} link set {name} up"));
     }
 
     /// A second MAC in the namespace, on the same wire.

@@ -251,7 +251,7 @@ impl<P: Port> Engine<P> {
         for unit in ports.iter_mut() {
             unit.port.nudge();
         }
-        initiator.drain(|slot| {
+        let drained = initiator.drain(|slot| {
             let Some(it) = in_place.get(slot as usize) else { return false };
             let Some(unit) = ports.get(usize::from(it.port)) else { return false };
             unit.header.is_over(&unit.port, FrameId(it.frame), it.used)
@@ -260,6 +260,9 @@ impl<P: Port> Engine<P> {
             self.drain_since = None;
             return;
         };
+        if drained > 0 {
+            self.drain_since = None;
+        }
         let since = *self.drain_since.get_or_insert(now);
         if now.since(since) < self.drain_timeout_ns {
             return;
@@ -269,9 +272,10 @@ impl<P: Port> Engine<P> {
         let id = in_place[slot as usize].port;
         if let Some(unit) = ports.get_mut(usize::from(id)) {
             unit.stats.flushes += 1;
-            if unit.port.flush() {
-                initiator.port_flushed(id);
-            }
+            // What the driver never took is not its own; to the state machine it is lost.
+            let unsent = unit.put_batch_back();
+            initiator.accepted(id, unsent as u64);
+            unit.port.flush();
         }
     }
 
@@ -481,11 +485,13 @@ impl<P: Port> PortUnit<P> {
     }
 
     /// Frames that were filled and never offered are nobody's but ours.
-    fn put_batch_back(&mut self) {
+    fn put_batch_back(&mut self) -> usize {
+        let count = self.batch.len();
         for frame in self.batch.drain(..) {
             let pool = if frame.0 >= self.first_full { &mut self.full } else { &mut self.header };
             pool.put_back(&mut self.port, frame);
         }
+        count
     }
 
     fn begin_turn(&mut self) {

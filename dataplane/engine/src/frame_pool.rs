@@ -62,7 +62,7 @@ pub struct PoolStats {
     pub nudges: u64,
     /// Released frames that were found behind a stuck one.
     pub looked_past: u64,
-    /// Times that there was no frame at all.
+    /// Times that a frame was wanted and there was none at all.
     pub starved: u64,
 }
 
@@ -104,7 +104,6 @@ impl FramePool {
     #[inline]
     pub fn take(&mut self, store: &mut impl FrameStore) -> Option<FrameId> {
         if self.free.is_empty() && !self.find(store) {
-            self.stats.starved += 1;
             return None;
         }
         let frame = match self.free.pop() {
@@ -136,6 +135,7 @@ impl FramePool {
                 return true;
             }
         }
+        self.stats.starved += u64::from(self.overflow.is_empty());
         !self.overflow.is_empty()
     }
 

@@ -128,23 +128,6 @@ fn hazard_31_released_is_enough() {
 }
 
 #[test]
-fn hazard_31_a_flushed_port_is_enough() {
-    let (mut sim, lun) = stuck(config());
-    sim.hosts[0].alive = false;
-    let user = sim.write(lun, 0, 4);
-    sim.run(20 * SEC);
-    assert!(!sim.is_done(user));
-    sim.stuck[0] = false;
-    sim.turn();
-    sim.init.port_flushed(0);
-    sim.turn();
-    assert_eq!(sim.results.get(&user), Some(&Err(IoError::LunLost)));
-    sim.hosts[0].alive = true;
-    sim.up(at(1, 1));
-    sim.finish();
-}
-
-#[test]
 fn hazard_31_an_aborted_write_is_flushed_out_by_a_probe() {
     let (mut sim, lun) = Sim::one(config(), 1500, 10_000);
     sim.run(5 * SEC);

@@ -60,13 +60,16 @@ pub struct Ring {
     pub partial: bool,
     /// Frames that one run of the hardware sends at most.
     pub rate: usize,
-    /// Frames that the hardware leaves in the ring at each run: it is late.
-    pub lag: usize,
+    /// The hardware gets round to its ring in one of so many turns.
+    pub every: u64,
+    runs: u64,
     pub random: Random,
+    /// Frames whose parts were let go of one by one.
+    pub split_count: u64,
     pub waiting: VecDeque<Waiting>,
     sent: VecDeque<u32>,
     halves: Vec<(u32, Part)>,
-    stuck: usize,
+    stuck: Vec<u32>,
 }
 
 impl Ring {
@@ -78,12 +81,14 @@ impl Ring {
             split: false,
             partial: false,
             rate: usize::MAX,
-            lag: 0,
+            every: 1,
+            runs: 0,
             random: Random(seed),
+            split_count: 0,
             waiting: VecDeque::new(),
             sent: VecDeque::new(),
             halves: Vec::new(),
-            stuck: 0,
+            stuck: Vec::new(),
         }
     }
 
@@ -138,22 +143,24 @@ impl Ring {
             false => (Part::Tail, Part::Head),
         };
         gone.push((frame, now));
+        self.split_count += 1;
         self.halves.push((frame, later));
     }
 
     /// The frames that the hardware sends in one run.
     pub fn next_to_send(&mut self) -> Vec<Waiting> {
-        if self.link != Link::Up {
+        self.runs += 1;
+        if self.link != Link::Up || !self.runs.is_multiple_of(self.every) {
             return Vec::new();
         }
-        let count = self.waiting.len().saturating_sub(self.lag).min(self.rate);
+        let count = self.waiting.len().min(self.rate);
         self.waiting.drain(..count).collect()
     }
 
     /// A frame was sent; it is let go of later.
     pub fn was_sent(&mut self, frame: u32) {
         match self.policy {
-            Policy::Stuck(most) if self.stuck < most => self.stuck += 1,
+            Policy::Stuck(most) if self.stuck.len() < most => self.stuck.push(frame),
             _ => self.sent.push_back(frame),
         }
     }
@@ -180,12 +187,13 @@ impl Ring {
         self.waiting.clear();
         self.sent.clear();
         self.halves.clear();
-        self.stuck = 0;
+        self.stuck.clear();
     }
 
     /// Lets go of all that was sent, whatever the policy.
     pub fn drain_sent(&mut self) -> Vec<(u32, Part)> {
         let mut gone = std::mem::take(&mut self.halves);
+        gone.extend(self.stuck.drain(..).map(|frame| (frame, Part::Both)));
         gone.extend(self.sent.drain(..).map(|frame| (frame, Part::Both)));
         gone
     }

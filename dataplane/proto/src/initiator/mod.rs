@@ -500,8 +500,9 @@ impl Initiator {
     }
 
     /// Looks through the slots whose payload may still be read: closes those that have left their
-    /// ring, and those of which `released` says that the driver has let go.
-    pub fn drain(&mut self, mut released: impl FnMut(u32) -> bool) {
+    /// ring, and those of which `released` says that the driver has let go. Returns how many.
+    pub fn drain(&mut self, mut released: impl FnMut(u32) -> bool) -> usize {
+        let before = self.draining.len();
         let mut at = 0;
         while let Some(&id) = self.draining.get(at) {
             if self.has_left(&self.slots[id]) || released(id) {
@@ -511,6 +512,7 @@ impl Initiator {
                 at += 1;
             }
         }
+        before - self.draining.len()
     }
 
     /// Slots whose command has ended while a ring may still read their payload.

@@ -294,13 +294,6 @@ impl Initiator {
         }
     }
 
-    /// Everything that was put on `port`'s ring is known to have left it: the port was stopped.
-    pub fn port_flushed(&mut self, port: u8) {
-        if let Some(ring) = self.ports.get_mut(usize::from(port)) {
-            ring.left_seq = ring.accepted_seq;
-        }
-    }
-
     /// Queues a slot to be sent, for the first time or again. Its timer goes on: what can never be
     /// sent has to fail as well.
     pub(super) fn queue(&mut self, id: u32) {
