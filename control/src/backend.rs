@@ -4,11 +4,11 @@
 use crate::buffers::{Buffers, Payload};
 use crate::core::{Client, Link, Submission};
 use crate::nbd::{self, Backend, ExportInfo, OpenError};
-use crate::registry::{Missing, Registry};
+use crate::registry::{Missing, Opened, Registry};
 use aoe_proto::initiator::LunId;
 use crossbeam_queue::ArrayQueue;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 /// All LUNs of the appliance, as NBD exports.
@@ -43,7 +43,7 @@ impl Backend for Luns {
     fn open(&self, name: &str) -> Result<(ExportInfo, LunSession), OpenError> {
         let next = self.next_core.fetch_add(1, Ordering::Relaxed);
         let opened = self.registry.open(name, next);
-        let (info, core, lun) = opened.map_err(|missing| match missing {
+        let Opened { info, core, lun, identity } = opened.map_err(|missing| match missing {
             Missing::Unknown => OpenError::Unknown(name.into()),
             Missing::Down(reason) => OpenError::Unavailable { name: name.into(), reason },
         })?;
@@ -51,8 +51,10 @@ impl Backend for Luns {
         let client = Arc::new(Client {
             replies: ArrayQueue::new(self.max_in_flight as usize + 1),
             bell: Notify::new(),
+            to_ring: AtomicBool::new(false),
         });
-        Ok((info, LunSession { link, client, lun, buffers: self.buffers.clone() }))
+        let buffers = self.buffers.clone();
+        Ok((info, LunSession { link, client, lun, identity, buffers }))
     }
 }
 
@@ -61,6 +63,7 @@ pub struct LunSession {
     link: Arc<Link>,
     client: Arc<Client>,
     lun: LunId,
+    identity: u32,
     buffers: Buffers,
 }
 
@@ -83,7 +86,8 @@ impl nbd::Session for LunSession {
             self.client.bell.notify_one();
             return Ok(());
         }
-        let submission = Submission { client: self.client.clone(), lun: self.lun, request };
+        let (client, lun, identity) = (self.client.clone(), self.lun, self.identity);
+        let submission = Submission { client, lun, identity, request };
         self.link.submissions.push(submission).map_err(|back| back.request)
     }
 

@@ -4,7 +4,7 @@
 //! Every field is documented in `configs/appliance.toml`. A key that does not exist, or a value
 //! that cannot be, is an error that names the key.
 
-use aoe_engine::dpdk::{DeviceConfig, EalConfig, HugePages};
+use aoe_engine::dpdk::{DeviceConfig, EalConfig, HugePages, MTU_MAX, MTU_MIN};
 use aoe_proto::ShelfSlot;
 use aoe_proto::initiator::{self, PacingLimits};
 use serde::Deserialize;
@@ -42,6 +42,9 @@ pub enum ConfigError {
         reason: String,
     },
 }
+
+/// Bytes of a Unix socket's path, at most.
+const SOCKET_PATH_MAX: usize = 107;
 
 fn wrong<T>(key: impl Into<String>, reason: impl Into<String>) -> Result<T, ConfigError> {
     Err(ConfigError::Value { key: key.into(), reason: reason.into() })
@@ -107,7 +110,7 @@ impl Default for Eal {
 
 /// Which pages.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum Huge {
     /// Huge ones if there are enough.
     Auto,
@@ -273,7 +276,7 @@ impl Default for Nbd {
 
 /// Which LUNs are exported.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum Export {
     /// All that are up.
     All,
@@ -294,6 +297,30 @@ pub struct Control {
 impl Default for Control {
     fn default() -> Self {
         Self { socket: "/run/aoed/control.sock".into() }
+    }
+}
+
+impl TryFrom<String> for Huge {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err(format!("{text:?} is none of \"auto\", \"always\", \"never\"")),
+        }
+    }
+}
+
+impl TryFrom<String> for Export {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "all" => Ok(Self::All),
+            "configured" => Ok(Self::Configured),
+            "none" => Ok(Self::None),
+            _ => Err(format!("{text:?} is none of \"all\", \"configured\", \"none\"")),
+        }
     }
 }
 
@@ -322,7 +349,13 @@ impl Config {
             .map_err(|e| in_file(e.to_string()))?;
         let config: Self = serde_path_to_error::deserialize(raw).map_err(|e| ConfigError::Key {
             file: file.into(),
-            key: e.path().to_string(),
+            key: e
+                .path()
+                .to_string()
+                .replace("]", "].")
+                .replace("]..", "].")
+                .trim_end_matches('.')
+                .into(),
             reason: e.inner().to_string(),
         })?;
         config.check()?;
@@ -338,9 +371,20 @@ impl Config {
         self.check_engine()?;
         self.check_luns()?;
         self.nbd_mode()?;
-        at_least("eal.memory_mb", self.eal.memory_mb, 32)?;
-        at_least("nbd.max_in_flight", self.nbd.max_in_flight, 1)?;
-        at_least("nbd.max_connections", self.nbd.max_connections, 1)?;
+        self.check_sockets()?;
+        between("eal.memory_mb", self.eal.memory_mb, 32, 1 << 20)?;
+        between("nbd.max_in_flight", self.nbd.max_in_flight, 1, 4096)?;
+        between("nbd.max_connections", self.nbd.max_connections, 1, 4096)?;
+        between("pools.header_overflow", self.pools.header_overflow, 0, 65_536)?;
+        between("pools.full_frames", self.pools.full_frames, 32, 65_536)?;
+        between("pools.full_overflow", self.pools.full_overflow, 0, 65_536)?;
+        between("pools.nbd_mb", self.pools.nbd_mb, 1, 1 << 20)?;
+        let levels =
+            ["emergency", "alert", "critical", "error", "warning", "notice", "info", "debug"];
+        let level = self.eal.log_level.as_str();
+        if !levels.contains(&level) && !(1..=8).any(|n: u8| n.to_string() == level) {
+            return wrong("eal.log_level", format!("one of {levels:?} or 1 to 8 is needed"));
+        }
         if !(4..=32 * 1024).contains(&self.nbd.max_block_kb)
             || !self.nbd.max_block_kb.is_multiple_of(4)
         {
@@ -350,11 +394,25 @@ impl Config {
             let least = (4 * self.nbd.max_block_kb).div_ceil(1024);
             return wrong("pools.nbd_mb", format!("nbd.max_block_kb needs at least {least}"));
         }
+        Ok(())
+    }
+
+    fn check_sockets(&self) -> Result<(), ConfigError> {
         if self.control.socket.as_os_str().is_empty() {
             return wrong("control.socket", "a path is needed");
         }
         if self.control.socket == self.nbd.socket {
             return wrong("nbd.socket", "this is control.socket as well");
+        }
+        for (key, path) in
+            [("control.socket", &self.control.socket), ("nbd.socket", &self.nbd.socket)]
+        {
+            if path.as_os_str().len() > SOCKET_PATH_MAX {
+                return wrong(
+                    key,
+                    format!("more than {SOCKET_PATH_MAX} bytes, the system's limit"),
+                );
+            }
         }
         Ok(())
     }
@@ -376,8 +434,11 @@ impl Config {
             if !seen.insert(name) {
                 return wrong(key("device"), format!("{name} is another port's device as well"));
             }
-            if port.mtu.is_some_and(|mtu| !(534..=9216).contains(&mtu)) {
-                return wrong(key("mtu"), "534 (one sector) to 9216 are possible");
+            if port.mtu.is_some_and(|mtu| !(MTU_MIN..=MTU_MAX).contains(&mtu)) {
+                return wrong(
+                    key("mtu"),
+                    format!("{MTU_MIN} (one sector) to {MTU_MAX} are possible"),
+                );
             }
             if port.vlan.is_some_and(|vlan| !(1..=4094).contains(&vlan)) {
                 return wrong(key("vlan"), "1 to 4094 are possible");
@@ -399,8 +460,8 @@ impl Config {
         let cpus = core_affinity::get_core_ids().unwrap_or_default();
         let there: HashSet<usize> = cpus.iter().map(|c| c.id).collect();
         let mut seen = HashSet::new();
-        for &cpu in e.cores.iter().chain([&self.eal.main_cpu]) {
-            let key = if cpu == self.eal.main_cpu { "eal.main_cpu" } else { "engine.cores" };
+        let cores = e.cores.iter().map(|cpu| ("engine.cores", *cpu));
+        for (key, cpu) in cores.chain([("eal.main_cpu", self.eal.main_cpu)]) {
             if !there.is_empty() && !there.contains(&cpu) {
                 let mut list: Vec<_> = there.iter().copied().collect();
                 list.sort_unstable();
@@ -416,9 +477,12 @@ impl Config {
         if u64::from(e.slots) * e.cores.len().next_power_of_two() as u64 > 1 << 24 {
             return wrong("engine.slots", "slots times cores is more than 2^24");
         }
-        at_least("engine.ios", e.ios, 1)?;
-        at_least("engine.window_max", e.window_max, 1)?;
-        at_least("engine.luns", u32::from(e.luns), self.lun.len().max(1) as u32)?;
+        between("engine.ios", e.ios, 1, 1 << 20)?;
+        between("engine.window_max", e.window_max, 1, 65_536)?;
+        if usize::from(e.luns) < self.lun.len().max(1) {
+            let text = format!("{} is less than the number of [[lun]] tables", e.luns);
+            return wrong("engine.luns", text);
+        }
         for (key, ms) in [
             ("engine.loss_timeout_ms", e.loss_timeout_ms),
             ("engine.probe_interval_ms", e.probe_interval_ms),
@@ -553,6 +617,9 @@ impl Lun {
     }
 }
 
-fn at_least(key: &str, value: u32, least: u32) -> Result<(), ConfigError> {
-    if value >= least { Ok(()) } else { wrong(key, format!("{value} is less than {least}")) }
+fn between(key: &str, value: u32, least: u32, most: u32) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    wrong(key, format!("{value} is not within {least} to {most}"))
 }

@@ -8,7 +8,10 @@ use crate::nbd;
 use aoe_engine::dpdk::{DmaBlock, DpdkPort};
 use aoe_engine::{Clock, Completion, Engine, PortStats, Request, Sgl, TscClock};
 use aoe_proto::ShelfSlot;
-use aoe_proto::initiator::{Counters, DropReason, Event, LunId, LunInfo, Op, SubmitError};
+use aoe_proto::initiator::{
+    Counters, DropReason, Event, IoError, LunId, LunInfo, Op, SubmitError, Time,
+};
+use aoe_proto::wire::{AoeError, ata_error};
 use crossbeam_queue::ArrayQueue;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -62,6 +65,8 @@ pub struct Client {
     pub replies: ArrayQueue<nbd::Reply<Payload>>,
     /// Rung when there are some.
     pub bell: Notify,
+    /// The core will ring at the end of its round.
+    pub to_ring: AtomicBool,
 }
 
 /// A request on its way to the core.
@@ -70,6 +75,8 @@ pub struct Submission {
     pub client: Arc<Client>,
     /// The LUN, as this core names it.
     pub lun: LunId,
+    /// Which disk it was when the client opened it.
+    pub identity: u32,
     /// What it asks for.
     pub request: nbd::Request<Payload>,
 }
@@ -94,13 +101,13 @@ pub struct Link {
 pub const SUBMISSIONS: usize = 16_384;
 
 impl Link {
-    /// Empty queues.
+    /// Empty queues, for a core with up to `luns` LUNs.
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub fn new(luns: u16) -> Arc<Self> {
         Arc::new(Self {
             submissions: ArrayQueue::new(SUBMISSIONS),
             commands: ArrayQueue::new(64),
-            events: ArrayQueue::new(1024),
+            events: ArrayQueue::new(1024.max(4 * usize::from(luns))),
             event_bell: Notify::new(),
             stop: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -120,6 +127,7 @@ struct Pending {
     client: Arc<Client>,
     request: nbd::Request<Payload>,
     lun: LunId,
+    identity: u32,
     /// The write is done, and the flush that makes it durable is under way.
     flushing: bool,
 }
@@ -131,11 +139,16 @@ pub struct Core {
     pending: Slab<Pending>,
     /// What the engine had no room for.
     waiting: VecDeque<usize>,
+    /// Clients with new replies, each once.
+    to_ring: Vec<Arc<Client>>,
     /// I/O is refused from now on.
-    stopping: bool,
+    stopping: Option<Time>,
     turns: u64,
     busy_turns: u64,
 }
+
+/// How long a core that is told to stop waits for its last I/O, in nanoseconds.
+const STOP_NS: u64 = 5_000_000_000;
 
 /// Submissions that one round takes in at most, so that the ring is looked at again soon.
 const ROUND: usize = 64;
@@ -149,7 +162,8 @@ impl Core {
             link,
             pending: Slab::with_capacity(SUBMISSIONS),
             waiting: VecDeque::with_capacity(SUBMISSIONS),
-            stopping: false,
+            to_ring: Vec::with_capacity(SUBMISSIONS),
+            stopping: None,
             turns: 0,
             busy_turns: 0,
         }
@@ -169,17 +183,27 @@ impl Core {
             while let Some(done) = self.engine.next_completion() {
                 self.completed(done);
             }
+            self.ring();
             self.tell_events();
-            if self.link.stop.load(Ordering::Relaxed) {
-                if !std::mem::replace(&mut self.stopping, true) {
-                    self.engine.abort_all();
-                }
-                if self.pending.is_empty() && self.link.submissions.is_empty() {
-                    break;
-                }
+            if self.link.stop.load(Ordering::Relaxed) && self.may_stop(clock.now()) {
+                break;
             }
         }
         self.link.stopped.store(true, Ordering::Release);
+    }
+
+    /// Ends what is in flight. What a ring still reads after [`STOP_NS`] is left to it: the engine
+    /// never gives that memory back.
+    fn may_stop(&mut self, now: Time) -> bool {
+        let since = match self.stopping {
+            Some(since) => since,
+            None => {
+                self.engine.abort_all();
+                *self.stopping.insert(now)
+            }
+        };
+        let idle = self.pending.is_empty() && self.link.submissions.is_empty();
+        idle || now.since(since) >= STOP_NS
     }
 
     fn command(&mut self, command: Command) {
@@ -221,10 +245,10 @@ impl Core {
             if self.pending.len() >= SUBMISSIONS {
                 return;
             }
-            let Some(Submission { client, lun, request }) = self.link.submissions.pop() else {
-                return;
-            };
-            let key = self.pending.insert(Pending { client, request, lun, flushing: false });
+            let Some(submission) = self.link.submissions.pop() else { return };
+            let Submission { client, lun, identity, request } = submission;
+            let pending = Pending { client, request, lun, identity, flushing: false };
+            let key = self.pending.insert(pending);
             if !self.start(key) {
                 self.waiting.push_back(key);
             }
@@ -234,8 +258,13 @@ impl Core {
     /// Hands a request to the engine; false if it has to wait.
     fn start(&mut self, key: usize) -> bool {
         let Some(pending) = self.pending.get_mut(key) else { return true };
-        if self.stopping {
+        if self.stopping.is_some() {
             self.reply(key, Err(nbd::NbdErrno::Shutdown));
+            return true;
+        }
+        if self.engine.identity(pending.lun) != pending.identity {
+            // Another disk answers there now: nothing of this client's belongs on it.
+            self.reply(key, Err(nbd::NbdErrno::Io));
             return true;
         }
         let request = &mut pending.request;
@@ -295,7 +324,7 @@ impl Core {
             }
             return;
         }
-        self.reply(key, done.result.map_err(|_| nbd::NbdErrno::Io));
+        self.reply(key, done.result.map_err(failure));
     }
 
     fn reply(&mut self, key: usize, result: Result<(), nbd::NbdErrno>) {
@@ -305,7 +334,17 @@ impl Core {
         if client.replies.push(reply).is_err() {
             tracing::error!("a client has more replies than requests");
         }
-        client.bell.notify_one();
+        if !client.to_ring.swap(true, Ordering::Relaxed) {
+            self.to_ring.push(client);
+        }
+    }
+
+    /// Wakes each client once in a round.
+    fn ring(&mut self) {
+        for client in self.to_ring.drain(..) {
+            client.to_ring.store(false, Ordering::Relaxed);
+            client.bell.notify_one();
+        }
     }
 
     fn tell_events(&mut self) {
@@ -339,6 +378,26 @@ fn refusal(error: SubmitError) -> nbd::NbdErrno {
             nbd::NbdErrno::Inval
         }
         SubmitError::Unsupported(_) => nbd::NbdErrno::NotSup,
+    }
+}
+
+/// The error that an NBD client sees when its I/O failed.
+fn failure(error: IoError) -> nbd::NbdErrno {
+    match error {
+        IoError::Aoe(AoeError::TargetReserved) => nbd::NbdErrno::Perm,
+        IoError::Aoe(AoeError::UnrecognisedCommand) => nbd::NbdErrno::NotSup,
+        IoError::Ata { error, .. } if error & ata_error::IDNF != 0 => nbd::NbdErrno::NoSpc,
+        IoError::Aborted => nbd::NbdErrno::Shutdown,
+        IoError::Aoe(
+            AoeError::BadArgument
+            | AoeError::DeviceUnavailable
+            | AoeError::ConfigStringPresent
+            | AoeError::UnsupportedVersion
+            | AoeError::Other(_),
+        )
+        | IoError::Ata { .. }
+        | IoError::TimedOut
+        | IoError::LunLost => nbd::NbdErrno::Io,
     }
 }
 

@@ -31,21 +31,30 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// If anything cannot be started; the error names the key, device or path.
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    // The sockets first: a second daemon must not get as far as the ports.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _in_runtime = runtime.enter();
+    let sockets = runtime.block_on(Sockets::bind(config))?;
+    if config.engine.cores.contains(&config.eal.main_cpu) {
+        tracing::warn!(
+            cpu = config.eal.main_cpu,
+            "this CPU polls (engine.cores) and does everything else (eal.main_cpu): both are slow"
+        );
+    }
     let eal = Eal::start(&config.eal()).context("eal")?;
     tracing::info!(dpdk = %eal.version(), huge_pages = eal.has_hugepages(), "DPDK is up");
     let iova = IovaMap::new(eal);
     // Before the ports: they take over which memory devices may read.
     let (bytes, block) =
         ((config.pools.nbd_mb as usize) << 20, config.nbd.max_block_kb as usize * 1024);
-    let buffers = Buffers::new(eal, bytes, block, &iova)?;
+    let buffers = Buffers::new(eal, bytes, block, &iova).with_context(|| {
+        let (nbd, all) = (config.pools.nbd_mb, config.eal.memory_mb);
+        format!("pools.nbd_mb = {nbd} MiB do not fit eal.memory_mb = {all}")
+    })?;
     let (devices, engines) = engines(config, eal, &iova)?;
     let registry = Arc::new(Registry::new(config));
-    let links: Vec<_> = engines.iter().map(|_| Link::new()).collect();
+    let links: Vec<_> = engines.iter().map(|_| Link::new(config.engine.luns)).collect();
 
-    // The runtime before the cores: what fails from here on must find no core running.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let _in_runtime = runtime.enter();
-    let sockets = runtime.block_on(Sockets::bind(config))?;
     let threads = start(config, eal, engines, &registry, &links)?;
     let nbd_socket =
         sockets.nbd.is_some().then(|| config.nbd.socket.to_string_lossy().into_owned());
@@ -159,8 +168,14 @@ impl Sockets {
 
 fn make_folder(socket: &Path) -> anyhow::Result<()> {
     match socket.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => std::fs::create_dir_all(folder)
-            .with_context(|| format!("the folder {} cannot be made", folder.display())),
+        // Only the usual place is made: anywhere else, a missing folder is a typing error.
+        Some(folder) if folder.parent() == Some(Path::new("/run")) && !folder.exists() => {
+            std::fs::create_dir(folder)
+                .with_context(|| format!("the folder {} cannot be made", folder.display()))
+        }
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            bail!("there is no folder {}", folder.display())
+        }
         _ => Ok(()),
     }
 }
@@ -224,8 +239,11 @@ async fn watch_core(core: usize, links: Vec<Arc<Link>>, link: Arc<Link>, registr
         while let Some(event) = link.events.pop() {
             if let Event::Up { .. } = event.event {
                 for (other, link) in links.iter().enumerate() {
-                    if other != core {
-                        let _ = link.commands.push(Command::Find(event.lun.addr));
+                    while other != core
+                        && !link.stopped.load(Ordering::Acquire)
+                        && link.commands.push(Command::Find(event.lun.addr)).is_err()
+                    {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                 }
             }

@@ -19,10 +19,44 @@ struct Settings {
 /// One LUN that was up at some time.
 #[derive(Clone, Debug)]
 struct Entry {
+    /// As the last core with news of it sees it.
     info: LunInfo,
     settings: Settings,
-    /// What each core calls it.
-    ids: Vec<Option<LunId>>,
+    /// How each core sees it.
+    cores: Vec<Option<Seen>>,
+}
+
+/// A LUN as one core sees it.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    id: LunId,
+    state: LunState,
+    identity: u32,
+}
+
+impl Entry {
+    /// Cores on which it is up, the `next`th first.
+    fn up(&self, next: usize) -> impl Iterator<Item = (usize, Seen)> + '_ {
+        let count = self.cores.len().max(1);
+        (0..count).map(move |i| next.wrapping_add(i) % count).filter_map(|core| {
+            match self.cores.get(core).copied().flatten() {
+                Some(seen) if seen.state == LunState::Up => Some((core, seen)),
+                _ => None,
+            }
+        })
+    }
+}
+
+/// An export that was opened.
+pub struct Opened {
+    /// What it offers.
+    pub info: ExportInfo,
+    /// A core on which it is up.
+    pub core: usize,
+    /// What that core calls it.
+    pub lun: LunId,
+    /// Which disk it is.
+    pub identity: u32,
 }
 
 /// All LUNs by address.
@@ -104,9 +138,13 @@ impl Registry {
     pub fn event(&self, core: usize, CoreEvent { event, lun }: CoreEvent) {
         let addr = lun.addr;
         match event {
-            Event::Up { changed, .. } => tracing::info!(
+            Event::Up { changed: true, .. } => tracing::error!(
+                lun = %addr, mac = %lun.mac, sectors = lun.sectors, core,
+                "LUN is up with another size or as another disk; clients of another disk get errors"
+            ),
+            Event::Up { changed: false, .. } => tracing::info!(
                 lun = %addr, mac = %lun.mac, sectors = lun.sectors, frame = lun.sectors_per_frame,
-                changed, core, "LUN is up"
+                core, "LUN is up"
             ),
             Event::Lost { .. } => tracing::warn!(
                 lun = %addr, mac = %lun.mac, core, "LUN is lost: its target does not answer; its I/O has failed"
@@ -127,10 +165,10 @@ impl Registry {
         let entry = luns.entry(addr).or_insert_with(|| Entry {
             info: lun.clone(),
             settings: self.settings(addr),
-            ids: vec![None; self.cores],
+            cores: vec![None; self.cores],
         });
-        if let Some(id) = entry.ids.get_mut(core) {
-            *id = Some(lun.id);
+        if let Some(place) = entry.cores.get_mut(core) {
+            *place = Some(Seen { id: lun.id, state: lun.state, identity: lun.identity });
         }
         entry.info = lun;
     }
@@ -139,7 +177,7 @@ impl Registry {
     #[must_use]
     pub fn exports(&self) -> Vec<ExportInfo> {
         let luns = self.luns.read().unwrap_or_else(PoisonError::into_inner);
-        let up = luns.values().filter(|e| e.settings.export && e.info.state == LunState::Up);
+        let up = luns.values().filter(|e| e.settings.export && e.up(0).next().is_some());
         up.map(|e| self.export_info(e)).collect()
     }
 
@@ -148,21 +186,17 @@ impl Registry {
     ///
     /// # Errors
     /// If there is none, or its target does not answer.
-    pub fn open(&self, name: &str, next: usize) -> Result<(ExportInfo, usize, LunId), Missing> {
+    pub fn open(&self, name: &str, next: usize) -> Result<Opened, Missing> {
         let luns = self.luns.read().unwrap_or_else(PoisonError::into_inner);
         let named = |e: &&Entry| e.settings.export && e.settings.name == name;
         let Some(entry) = luns.values().find(named) else {
             let expected = self.configured.values().any(|s| s.export && s.name == name);
             return Err(if expected { Missing::Down(no_answer(name)) } else { Missing::Unknown });
         };
-        let cores = (0..self.cores).map(|i| (next + i) % self.cores);
-        let found = cores.filter_map(|core| Some((core, entry.ids.get(core).copied()??))).next();
-        match found {
-            Some((core, id)) if entry.info.state == LunState::Up => {
-                Ok((self.export_info(entry), core, id))
-            }
-            _ => Err(Missing::Down(no_answer(name))),
-        }
+        let Some((core, Seen { id: lun, identity, .. })) = entry.up(next).next() else {
+            return Err(Missing::Down(no_answer(name)));
+        };
+        Ok(Opened { info: self.export_info(entry), core, lun, identity })
     }
 
     fn export_info(&self, entry: &Entry) -> ExportInfo {
@@ -180,7 +214,7 @@ impl Registry {
             trim: identify.is_some_and(|id| id.trim) && !settings.read_only,
             // Zeroes are written out: a TRIM promises nothing about what is read afterwards.
             write_zeroes: !settings.read_only,
-            // One engine serves all connections, so a flush on one covers the others.
+            // All connections write to one target, whose FLUSH covers what any of them wrote.
             multi_conn: true,
             min_block: 512,
             preferred_block: physical.clamp(4096, self.max_block.max(4096)),

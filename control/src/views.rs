@@ -88,6 +88,8 @@ pub struct LunView {
     pub commands: u64,
     /// Commands sent again.
     pub resends: u64,
+    /// Commands that were cut smaller because the target refused their size.
+    pub resplits: u64,
     /// Answers with an AoE or ATA error.
     pub errors: u64,
     /// How often it was lost.
@@ -188,6 +190,7 @@ fn lun(info: &LunInfo, registry: &Registry) -> LunView {
         failed: info.stats.failed,
         commands: info.stats.commands,
         resends: info.stats.resends,
+        resplits: info.stats.resplits,
         errors: info.stats.errors,
         losses: info.stats.losses,
         stranger: info.stranger.map(|mac| mac.to_string()),
@@ -208,6 +211,7 @@ pub fn merge(all: &mut Vec<LunView>, luns: &[LunInfo], registry: &Registry) {
                 other.failed += view.failed;
                 other.commands += view.commands;
                 other.resends += view.resends;
+                other.resplits += view.resplits;
                 other.errors += view.errors;
                 other.losses = other.losses.max(view.losses);
             }
@@ -265,6 +269,7 @@ pub fn core(number: usize, s: &Snapshot, registry: &Registry) -> Value {
         "tag_rests": s.counters.tag_rests,
         "pauses": s.counters.pauses,
         "drained": s.counters.drained,
+        "events_lost": s.counters.events_lost,
         "touched_after_release": s.touched,
         "drops": drops,
         "ports": s.ports.iter().map(port).collect::<Vec<_>>(),

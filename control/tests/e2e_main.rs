@@ -23,7 +23,7 @@ fn assert_says(said: &str, expected: &[&str]) {
 
 #[test]
 fn aoectl_lists_and_identifies() {
-    let Some(lab) = Lab::start(Plan::default()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else { return };
     let lun = lab.lun("e1.1");
     for (key, value) in [
         ("name", "e1.1".into()),
@@ -59,7 +59,7 @@ fn aoectl_lists_and_identifies() {
 
 #[test]
 fn aoectl_counts() {
-    let Some(lab) = Lab::start(Plan::default()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else { return };
     assert_eq!(lab.open("e1.1").call(READ, 0, 0, 64 << 10).error, 0);
     let stat = lab.daemon.json(&["stat"]);
     let port = &stat["appliance"]["ports"][0];
@@ -78,7 +78,7 @@ fn aoectl_counts() {
 
 #[test]
 fn copies_there_and_back() {
-    let Some(lab) = Lab::start(Plan::default()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else { return };
     let uri = lab.uri("e1.1");
     let info = succeed("nbdinfo", &[&uri]);
     assert_says(&info, &["export-size: 268435456", "can_flush: true", "can_fua: true"]);
@@ -105,7 +105,7 @@ fn copies_there_and_back() {
 
 #[test]
 fn fio_verifies() {
-    let Some(lab) = Lab::start(Plan::default()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else { return };
     let uri = lab.uri("e1.1");
     let verify = ["--verify=crc32c", "--verify_fatal=1", "--iodepth=16", "--rw=randrw"];
     fio(&uri, &[&verify[..], &["--bs=4k", "--size=64M"]].concat());
@@ -118,7 +118,7 @@ fn fio_verifies() {
 
 #[test]
 fn released_frames_are_left_alone() {
-    let plan = Plan::default().engine("checks", true);
+    let plan = Plan::patient().engine("checks", true);
     let Some(lab) = Lab::start(plan) else { return };
     let verify = ["--verify=crc32c", "--iodepth=16", "--rw=randrw", "--bsrange=512-128k"];
     fio(&lab.uri("e1.1"), &[&verify[..], &["--size=32M"]].concat());
@@ -128,7 +128,7 @@ fn released_frames_are_left_alone() {
 
 #[test]
 fn small_frames() {
-    let plan = Plan { mtu: 1500, ..Plan::default() };
+    let plan = Plan { mtu: 1500, ..Plan::patient() };
     let Some(lab) = Lab::start(plan) else { return };
     assert_eq!(lab.lun("e1.1")["sectors_per_frame"], 2);
     assert_eq!(lab.daemon.json(&["stat"])["appliance"]["ports"][0]["mtu"], 1500);
@@ -143,7 +143,7 @@ fn small_frames() {
 #[test]
 fn two_luns_at_once() {
     let disks = vec![Disk::new(1, 1, 64 * MIB), Disk::new(2, 7, 96 * MIB)];
-    let Some(lab) = Lab::start(Plan { disks, ..Plan::default() }) else { return };
+    let Some(lab) = Lab::start(Plan { disks, ..Plan::patient() }) else { return };
     assert_eq!(lab.lun("e2.7")["size_bytes"], 96 * MIB);
     assert_ne!(lab.lun("e1.1")["mac"], serde_json::Value::Null);
     let listed = succeed("nbdinfo", &["--list", &lab.uri("")]);
@@ -165,7 +165,7 @@ fn two_luns_at_once() {
 
 #[test]
 fn flush_fua_zeroes_and_trim() {
-    let Some(lab) = Lab::start(Plan::default()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else { return };
     let mut client = lab.open("e1.1");
     let commands = || lab.lun("e1.1")["commands"].as_u64().expect("a count");
     let before = commands();
@@ -200,7 +200,7 @@ fn flush_fua_zeroes_and_trim() {
 
 #[test]
 fn bad_requests_are_refused() {
-    let Some(lab) = Lab::start(Plan::default()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else { return };
     let mut client = lab.open("e1.1");
     let end = 256 * MIB;
     for (command, offset, len, error) in [
@@ -230,7 +230,7 @@ fn read_only_and_named() {
     let tables = "[[lun]]\naddress = \"e1.1\"\nname = \"backup\"\nread_only = true\n\
                   [[lun]]\naddress = \"e1.2\"\nexport = false\n";
     let disks = vec![Disk::new(1, 1, 16 * MIB), Disk::new(1, 2, 16 * MIB)];
-    let plan = Plan { disks, ..Plan::default() }.tables(tables);
+    let plan = Plan { disks, ..Plan::patient() }.tables(tables);
     let Some(lab) = Lab::start(plan) else { return };
     let marked = random(6, 4096);
     std::fs::write(&lab.targets[0].file, [&marked[..], &vec![0; 16 * MIB as usize]].concat())
@@ -253,7 +253,7 @@ fn read_only_and_named() {
 
 #[test]
 fn starts_and_stops() {
-    let Some(mut lab) = Lab::start(Plan::default()) else { return };
+    let Some(mut lab) = Lab::start(Plan::patient()) else { return };
     let start = Instant::now();
     let (code, said) = aoed_fails(&[], &lab.daemon.config);
     assert_eq!(code, Some(1), "{said}");

@@ -5,11 +5,6 @@ int aoe_errno(void) { return rte_errno; }
 
 struct rte_mbuf *aoe_pktmbuf_alloc(struct rte_mempool *pool) { return rte_pktmbuf_alloc(pool); }
 
-int aoe_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned count)
-{
-	return rte_pktmbuf_alloc_bulk(pool, mbufs, count);
-}
-
 void aoe_pktmbuf_free(struct rte_mbuf *mbuf) { rte_pktmbuf_free(mbuf); }
 
 int aoe_mbuf_check(const struct rte_mbuf *mbuf, int is_header, const char **reason)

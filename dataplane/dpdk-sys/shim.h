@@ -21,22 +21,20 @@
 #include <rte_bus_vdev.h>
 
 static const uint64_t AOE_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-static const uint64_t AOE_TX_OFFLOAD_FAST_FREE = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 static const uint64_t AOE_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
 static const uint64_t AOE_MBUF_F_EXTERNAL = RTE_MBUF_F_EXTERNAL;
 static const uint64_t AOE_MBUF_F_INDIRECT = RTE_MBUF_F_INDIRECT;
 static const uint64_t AOE_BAD_IOVA = RTE_BAD_IOVA;
-static const uint16_t AOE_MBUF_PORT_INVALID = RTE_MBUF_PORT_INVALID;
 
 /* rte_errno is thread-local behind a macro. */
 int aoe_errno(void);
 
 struct rte_mbuf *aoe_pktmbuf_alloc(struct rte_mempool *pool);
-int aoe_pktmbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned count);
 void aoe_pktmbuf_free(struct rte_mbuf *mbuf);
 /* With header = 1: the whole chain. Returns 0, or -1 with a reason. */
 int aoe_mbuf_check(const struct rte_mbuf *mbuf, int is_header, const char **reason);
 
+/* The same as the Rust versions, for comparing them. */
 uint16_t aoe_eth_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 uint16_t aoe_eth_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 

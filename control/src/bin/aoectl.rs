@@ -234,6 +234,7 @@ fn text(value: &Value) -> &str {
 fn print_counters(value: &Value, indent: &str) {
     for (name, value) in value.as_object().into_iter().flatten() {
         let shown = match value {
+            _ if name == "device" => continue,
             Value::Number(n) if n.as_u64() == Some(0) => continue,
             Value::Number(n) => n.to_string(),
             Value::String(s) => s.clone(),

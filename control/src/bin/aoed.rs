@@ -2,6 +2,7 @@
 
 use aoe_control::{config::Config, daemon};
 use clap::{CommandFactory, Parser};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -41,7 +42,9 @@ fn main() -> ExitCode {
     }
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
+    log.with_writer(std::io::stderr).init();
     let config = match Config::load(&args.config.unwrap_or_default()) {
         Ok(config) => config,
         Err(e) => {

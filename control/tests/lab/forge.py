@@ -2,6 +2,7 @@
 
 forge.py flood    IFACE MAC COUNT SEED       random and mutated frames, made from answers that it sees
 forge.py answer   IFACE MAC KIND SECONDS     answers the requests that it sees, wrongly
+forge.py target   IFACE MAC FILE FIELD=VALUE...   a target of its own, until it is killed
 forge.py announce IFACE MAC FIELD=VALUE...   one announcement, or `count` of them with counting slots
 
 MAC is the initiator's. Prints a line of JSON about what it did.
@@ -27,8 +28,12 @@ class Wire:
         self.raw.bind((iface, 0))
         self.own = self.raw.getsockname()[4]
         self.peer = bytes.fromhex(peer.replace(":", ""))
+        self.raw.setsockopt(263, 8, 1)  # SOL_PACKET, PACKET_AUXDATA: the kernel takes tags off
+        self.vlan = 0
 
     def send(self, frame):
+        if self.vlan:
+            frame = frame[:12] + struct.pack(">HH", 0x8100, self.vlan) + frame[12:]
         while True:
             try:
                 return self.raw.send(frame)
@@ -39,16 +44,26 @@ class Wire:
                     raise
 
     def see(self, wanted, seconds):
-        """Yields frames for a while; `wanted` is the packet type: 0 to us, 4 from us."""
+        """Yields frames for a while; `wanted` is the packet type: 0 to us, 4 from us, None all."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.raw.settimeout(left)
             try:
-                frame, address = self.raw.recvfrom(65535)
+                frame, more, _, address = self.raw.recvmsg(65535, 64)
             except (TimeoutError, BlockingIOError):
                 return
-            if address[1] == AOE and address[2] == wanted and len(frame) >= 32:
+            if tag_of(more) != self.vlan:
+                continue
+            if address[1] == AOE and wanted in (None, address[2]) and len(frame) >= 32:
                 yield frame
+
+
+def tag_of(ancillary):
+    """The VLAN of a received frame, 0 for none."""
+    for _, _, data in ancillary:
+        status, tag = struct.unpack("=I12xH", data[:18])
+        return tag & 0xFFF if status & 0x10 else 0
+    return 0
 
 
 def patch(frame, at, new):
@@ -89,7 +104,7 @@ def mutate(kind, f, rng, wire):
     if kind == "two_vlans":
         return f[:12] + struct.pack(">HHHH", 0x88A8, 5, 0x8100, 7) + f[12:]
     if kind == "bits":
-        at = rng.choice([*range(14, 20), *range(24, 36)])
+        at = rng.choice([*range(14, 20), *range(24, min(36, len(f)))])
         return patch(f, at, [f[at] ^ 1 << rng.randrange(8)])
     if kind == "noise":
         return wire.peer + some(6) + struct.pack(">H", AOE) + some(rng.randrange(0, 200))
@@ -160,8 +175,62 @@ def answer(wire, kind, seconds):
     return {"sent": sent}
 
 
+def numbers(fields):
+    return {key: int(value) for key, value in (field.split("=") for field in fields)}
+
+
+def identify(sectors):
+    words = [0] * 256
+    words[49], words[83], words[86] = 0x0200, 0x4400, 0x0400
+    words[60], words[61] = sectors & 0xFFFF, sectors >> 16
+    words[100], words[101] = words[60], words[61]
+    words[10], words[27] = 0x4632, 0x4656
+    return struct.pack("<256H", *words)
+
+
+def serve(disk, f):
+    """The ATA answer to the request `f`, without its headers."""
+    count, command, lba = f[26], f[27], int.from_bytes(f[28:34], "little")
+    if not f[24] & 0x40:
+        lba &= 0x0FFFFFFF
+    data, status = b"", 0x40
+    disk.seek(lba * 512)
+    if command in (0x20, 0x24):
+        data = disk.read(count * 512)
+    elif command in (0x30, 0x34):
+        disk.write(f[36:36 + count * 512])
+        disk.flush()
+    elif command == 0xEC:
+        disk.seek(0, 2)
+        data = identify(disk.tell() // 512)
+    else:
+        status = 0x41
+    return bytes([f[24], 4 if status & 1 else 0, 0, status]) + f[28:36] + data
+
+
+def target(wire, path, fields):
+    values = numbers(fields)
+    shelf, slot = values.pop("shelf"), values.pop("slot")
+    wire.vlan = values.pop("vlan", 0)
+    wire.send(config(wire.peer, wire.own, shelf, slot, version=0, **values))
+    with open(path, "r+b") as disk:
+        for f in wire.see(None, 3600):
+            answer_one(wire, disk, f, shelf, slot, values)
+
+
+def answer_one(wire, disk, f, shelf, slot, values):
+    to = struct.unpack(">HB", f[16:19])
+    if f[14] & 8 or to not in ((shelf, slot), (0xFFFF, 0xFF)):
+        return
+    if f[19] == 1:
+        wire.send(config(f[6:12], wire.own, shelf, slot, tag=f[20:24], **values))
+    elif f[19] == 0:
+        head = header(f[6:12], wire.own, 0x18, 0, shelf, slot, 0, f[20:24])
+        wire.send(head + serve(disk, f))
+
+
 def announce(wire, fields):
-    values = {key: int(value) for key, value in (field.split("=") for field in fields)}
+    values = numbers(fields)
     shelf, slot, count = values.pop("shelf"), values.pop("slot"), values.pop("count", 1)
     for n in range(count):
         at = shelf * 255 + slot + n
@@ -177,6 +246,8 @@ def main():
         said = flood(wire, int(rest[0]), int(rest[1]))
     elif mode == "answer":
         said = answer(wire, rest[0], float(rest[1]))
+    elif mode == "target":
+        said = target(wire, rest[0], rest[1:])
     else:
         said = announce(wire, rest)
     print(json.dumps(said))

@@ -51,6 +51,8 @@ pub struct Plan {
     pub mtu: u32,
     /// Whether there is a switch in the middle.
     pub switch: bool,
+    /// The VLAN that the daemon is in.
+    pub vlan: Option<u16>,
     pub disks: Vec<Disk>,
     /// Lines for `[engine]`: a key here replaces the lab's own value.
     pub engine: Vec<(&'static str, String)>,
@@ -61,11 +63,26 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let disks = vec![Disk::new(1, 1, 256 * MIB)];
-        Self { mtu: 9000, switch: false, disks, engine: Vec::new(), tables: String::new() }
+        Self {
+            mtu: 9000,
+            switch: false,
+            vlan: None,
+            disks,
+            engine: Vec::new(),
+            tables: String::new(),
+        }
     }
 }
 
 impl Plan {
+    /// Sends nothing again for 2 s, so that only a frame that is really lost is sent twice, however
+    /// busy this machine is.
+    pub fn patient() -> Self {
+        let keys = ["rto_min_ms", "rto_initial_ms", "rto_max_ms"];
+        let plan = keys.into_iter().fold(Self::default(), |plan, key| plan.engine(key, 2000));
+        plan.engine("loss_timeout_ms", 15_000)
+    }
+
     pub fn engine(mut self, key: &'static str, value: impl ToString) -> Self {
         self.engine.push((key, value.to_string()));
         self
@@ -196,7 +213,11 @@ impl Lab {
 /// The lab's configuration file.
 pub fn toml(net: &Net, plan: &Plan, dir: &TempDir) -> String {
     let mut text = String::from("[eal]\nmain_cpu = 0\nmemory_mb = 256\nhuge_pages = \"never\"\n");
-    let _ = writeln!(text, "[[port]]\ndevice = \"{}\"\n[engine]", net.device());
+    let _ = writeln!(text, "[[port]]\ndevice = \"{}\"", net.device());
+    if let Some(id) = plan.vlan {
+        let _ = writeln!(text, "vlan = {id}");
+    }
+    text.push_str("[engine]\n");
     for (key, value) in ENGINE {
         let own = plan.engine.iter().rev().find(|(name, _)| *name == key);
         let _ = writeln!(text, "{key} = {}", own.map_or(value, |(_, value)| value));

@@ -84,14 +84,6 @@ impl Net {
         ip(&format!("link set {} {}", self.outer, if up { "up" } else { "down" }));
     }
 
-    /// A VLAN on the targets' end.
-    pub fn add_vlan(&self, name: &str, id: u16) {
-        let Self { namespace, inner, .. } = self;
-        ip(&format!("-n {namespace} link add {name} link {inner} type vlan id {id}"));
-        quiet(&["ip", "netns", "exec", namespace], name);
-        ip(&format!("-n {namespace} link set {name} up"));
-    }
-
     /// A second MAC in the namespace, on the same wire.
     pub fn add_macvlan(&self, name: &str) {
         let Self { namespace, inner, .. } = self;

@@ -103,6 +103,9 @@ struct PortUnit<P: Port> {
     /// Filled frames that the driver has not taken yet, in ring order.
     batch: Vec<FrameId>,
     first_full: u32,
+    /// Since when slots drain on this port without any of them getting done.
+    drain_since: Option<Time>,
+    drain_count: usize,
     stats: PortStats,
 }
 
@@ -125,7 +128,6 @@ pub struct Engine<P: Port> {
     /// By slot.
     in_place: Box<[InPlace]>,
     scratch: Box<[u8; LINEAR_MAX]>,
-    drain_since: Option<Time>,
     drain_timeout_ns: u64,
     core: u32,
 }
@@ -145,7 +147,6 @@ impl<P: Port> Engine<P> {
             blocks: (0..ios).map(|_| None).collect(),
             in_place: vec![InPlace::default(); slots].into_boxed_slice(),
             scratch: Box::new([0; LINEAR_MAX]),
-            drain_since: None,
             drain_timeout_ns,
             core,
         })
@@ -168,6 +169,8 @@ impl<P: Port> Engine<P> {
             full: FramePool::new(frames.full),
             first_full: frames.full.first,
             batch: Vec::with_capacity(BURST),
+            drain_since: None,
+            drain_count: 0,
             stats: PortStats::default(),
             handover,
             port,
@@ -208,10 +211,17 @@ impl<P: Port> Engine<P> {
                     initiator.backlog();
                 }
             }
-            if let Some(handover) = &unit.handover {
+            for burst in 1..=RX_BURSTS {
+                let Some(handover) = &unit.handover else { break };
                 let count = handover.collect(*core, &mut unit.port);
                 unit.take_in(initiator, memory, scratch, id as u8, count);
                 total += count;
+                if count < BURST {
+                    break;
+                }
+                if burst == RX_BURSTS {
+                    initiator.backlog();
+                }
             }
         }
         total
@@ -251,28 +261,22 @@ impl<P: Port> Engine<P> {
         for unit in ports.iter_mut() {
             unit.port.nudge();
         }
-        let drained = initiator.drain(|slot| {
+        initiator.drain(|slot| {
             let Some(it) = in_place.get(slot as usize) else { return false };
             let Some(unit) = ports.get(usize::from(it.port)) else { return false };
             unit.header.is_over(&unit.port, FrameId(it.frame), it.used)
         });
-        let Some(&slot) = initiator.draining().first() else {
-            self.drain_since = None;
-            return;
-        };
-        if drained > 0 {
-            self.drain_since = None;
-        }
-        let since = *self.drain_since.get_or_insert(now);
-        if now.since(since) < self.drain_timeout_ns {
-            return;
-        }
-        // Nobody answers and the driver does not let go: the last resort.
-        self.drain_since = Some(now);
-        let id = in_place[slot as usize].port;
-        if let Some(unit) = ports.get_mut(usize::from(id)) {
+        for (id, unit) in ports.iter_mut().enumerate() {
+            let id = id as u8;
+            let on_port =
+                |slot: &&u32| in_place.get(**slot as usize).is_some_and(|it| it.port == id);
+            let count = initiator.draining().iter().filter(on_port).count();
+            if !unit.is_stuck_draining(count, now, self.drain_timeout_ns) {
+                continue;
+            }
+            // Nobody answers and the driver does not let go: the last resort. What the driver never
+            // took is not its own; to the state machine it is lost.
             unit.stats.flushes += 1;
-            // What the driver never took is not its own; to the state machine it is lost.
             let unsent = unit.put_batch_back();
             initiator.accepted(id, unsent as u64);
             unit.port.flush();
@@ -350,6 +354,13 @@ impl<P: Port> Engine<P> {
     #[must_use]
     pub fn lun(&self, id: LunId) -> Option<LunInfo> {
         self.initiator.lun(id)
+    }
+
+    /// Which disk a LUN is now: [`LunInfo::identity`].
+    #[inline]
+    #[must_use]
+    pub fn identity(&self, id: LunId) -> u32 {
+        self.initiator.identity(id)
     }
 
     /// All LUNs.
@@ -482,6 +493,23 @@ impl<P: Port> PortUnit<P> {
                 false => self.stats.handover_full += 1,
             }
         }
+    }
+
+    /// Whether `count` slots drain on this port, and none of them got done for too long.
+    fn is_stuck_draining(&mut self, count: usize, now: Time, timeout_ns: u64) -> bool {
+        let before = std::mem::replace(&mut self.drain_count, count);
+        if count == 0 || count < before {
+            self.drain_since = None;
+        }
+        if count == 0 {
+            return false;
+        }
+        let since = *self.drain_since.get_or_insert(now);
+        let stuck = now.since(since) >= timeout_ns;
+        if stuck {
+            self.drain_since = Some(now);
+        }
+        stuck
     }
 
     /// Frames that were filled and never offered are nobody's but ours.

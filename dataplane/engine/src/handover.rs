@@ -13,9 +13,8 @@ pub struct Handover<F> {
     inboxes: Box<[ArrayQueue<F>]>,
 }
 
-/// Frames that wait for one core at most; more are dropped, and sent again by their target's
-/// initiator: us.
-const INBOX: usize = 1024;
+/// Frames that wait for one core at most; more are dropped, and their commands are sent again.
+pub(crate) const INBOX: usize = 1024;
 
 impl<F> Handover<F> {
     /// Empty inboxes for `cores` cores.

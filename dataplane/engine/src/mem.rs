@@ -97,8 +97,10 @@ impl Sgl {
     pub(crate) fn write(&self, offset: u32, bytes: &[u8]) {
         match self.kind {
             Kind::One(base) => {
-                let room = self.len.saturating_sub(offset) as usize;
-                let n = bytes.len().min(room);
+                let n = bytes.len().min(self.len.saturating_sub(offset) as usize);
+                if n == 0 {
+                    return;
+                }
                 // SAFETY: offset + n <= len, which the maker of the Sgl vouches for; the source is
                 // a received frame, which is no memory of a caller's.
                 unsafe {

@@ -9,6 +9,7 @@ use super::frames::{FrameMemory, HEADER_BUFFER};
 use super::mempool::Mempool;
 use super::port::{DpdkPort, ZEROES};
 use crate::frame_pool::PoolSize;
+use crate::handover::INBOX;
 use crate::port::{BURST, Frames};
 use aoe_proto::Mac;
 use aoe_proto::initiator::PortInfo;
@@ -19,8 +20,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of an Ethernet header with an 802.1Q tag.
 const ETHERNET: u32 = 18;
-/// Receive buffers that an lcore's cache may keep.
+/// Size of an lcore's cache of receive buffers; it keeps up to half as many more.
 const RX_CACHE: u32 = 256;
+const RX_CACHED: u32 = RX_CACHE + RX_CACHE / 2;
+
+/// What a frame of the af_packet driver holds besides the MTU: its header, Ethernet, a VLAN tag.
+const AF_PACKET_OVERHEAD: u32 = 32 + ETHERNET;
+
+/// The least MTU in bytes: headers and one sector.
+pub const MTU_MIN: u32 = 22 + 512;
+/// The largest MTU in bytes that buffers are made for.
+pub const MTU_MAX: u32 = 9216;
 
 /// How to bring a device up.
 #[derive(Clone, Debug)]
@@ -90,11 +100,16 @@ struct NeedLine {
 
 impl MemoryNeed {
     fn add(&mut self, what: &'static str, queues: u16, room: u32, holders: &[(&str, u32)]) -> u32 {
-        let count: u32 = holders.iter().map(|(_, n)| n).sum();
+        let count = holders.iter().fold(0_u32, |sum, (_, n)| sum.saturating_add(*n));
         let names = holders.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}"));
         let holders = names.collect::<Vec<_>>().join(" + ");
         let bytes = u64::from(queues) * Mempool::bytes(count, room);
-        self.lines.push(NeedLine { what, holders, count: count * u32::from(queues), bytes });
+        self.lines.push(NeedLine {
+            what,
+            holders,
+            count: count.saturating_mul(queues.into()),
+            bytes,
+        });
         count
     }
 
@@ -155,6 +170,10 @@ pub(super) struct Inner {
     queues: u16,
     /// Frames and pools of ports that are gone, until the device is closed.
     grave: Mutex<Vec<(Option<FrameMemory>, Option<Mempool>)>>,
+    /// DPDK's control functions want one caller at a time.
+    pub control: Mutex<()>,
+    /// What ports send when they send zeroes: a ring may read it until the device is closed.
+    _zeroes: Arc<DmaBuffer>,
 }
 
 impl Inner {
@@ -195,6 +214,7 @@ impl Device {
     /// The device's own counters.
     #[must_use]
     pub fn stats(&self) -> DeviceStats {
+        let _one = self.inner.control.lock().unwrap_or_else(PoisonError::into_inner);
         let mut raw = dpdk_sys::rte_eth_stats::default();
         // SAFETY: the port exists; DPDK fills the structure.
         if unsafe { dpdk_sys::rte_eth_stats_get(self.inner.port, &raw mut raw) } != 0 {
@@ -213,6 +233,7 @@ impl Device {
     /// Whether the link is up, as far as the driver knows.
     #[must_use]
     pub fn link_is_up(&self) -> bool {
+        let _one = self.inner.control.lock().unwrap_or_else(PoisonError::into_inner);
         let mut link = MaybeUninit::<dpdk_sys::rte_eth_link>::zeroed();
         // SAFETY: the port exists; DPDK fills the structure, of which zeroes are a valid value.
         let link = unsafe {
@@ -233,6 +254,9 @@ struct Opening<'a> {
     driver_name: String,
     driver: Driver,
     mtu: u32,
+    /// Descriptors as the driver will make them, which may be more than were asked for.
+    rx_desc: u16,
+    tx_desc: u16,
 }
 
 impl<'a> Opening<'a> {
@@ -260,26 +284,53 @@ impl<'a> Opening<'a> {
         };
         let mut driver = Driver::find(&driver_name, device);
         driver.multi_seg |= limits.tx_offload_capa & dpdk_sys::AOE_TX_OFFLOAD_MULTI_SEGS != 0;
-        if config.copy_only || !driver.multi_seg {
+        // To get memory back from a dead link, the device has to be stopped, and other cores may be
+        // using it.
+        let stoppable = driver.copies || config.queues <= 1;
+        if config.copy_only || !driver.multi_seg || !stoppable {
             driver.zero_copy = super::ZeroCopy::No;
         }
+        let (mut rx_desc, mut tx_desc) = (config.rx_desc, config.tx_desc);
+        // SAFETY: the port exists; DPDK changes the two numbers.
+        let rc = unsafe {
+            dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(port, &raw mut rx_desc, &raw mut tx_desc)
+        };
+        check(device, "adjusting the ring sizes", rc)?;
         let is_pci = is_pci_address(device);
         let default = if is_pci { 1500 } else { 9000 };
+        if device.starts_with("net_af_packet") {
+            // Longer frames are dropped and count as sent.
+            let framesz = argument(device, "framesz").and_then(|n| n.parse().ok()).unwrap_or(2048);
+            driver.mtu_max = u32::saturating_sub(framesz, AF_PACKET_OVERHEAD);
+            if config.mtu.or(interface_mtu).is_some_and(|mtu| mtu > driver.mtu_max) {
+                tracing::warn!(
+                    device,
+                    framesz,
+                    mtu = driver.mtu_max,
+                    "frames are smaller than the interface's MTU because of framesz; 9216 holds \
+                     9000 bytes (with blocksz=36864)"
+                );
+            }
+        }
         let driver_max = if driver.mtu_max == 0 { u32::MAX } else { driver.mtu_max };
-        let there = interface_mtu.unwrap_or(default).min(driver_max);
+        let there = interface_mtu.unwrap_or(default).min(driver_max).min(MTU_MAX);
         let mtu = config.mtu.unwrap_or(there);
         let unfit = |what| Err(DpdkError::Unfit { device: device.into(), what });
-        if mtu < 22 + 512 {
-            return unfit(format!("an MTU of {mtu} has no room for a sector: 534 is the least"));
+        if mtu < MTU_MIN {
+            return unfit(format!(
+                "an MTU of {mtu} has no room for a sector: {MTU_MIN} is the least"
+            ));
         }
-        let most = interface_mtu.unwrap_or(9216).min(driver_max);
+        let most = interface_mtu.unwrap_or(MTU_MAX).min(driver_max).min(MTU_MAX);
         if mtu > most {
             return unfit(format!("an MTU of {mtu} is more than the device's {most}"));
         }
-        Ok(Self { eal, config, port, is_pci, limits, driver_name, driver, mtu })
+        Ok(Self { eal, config, port, is_pci, limits, driver_name, driver, mtu, rx_desc, tx_desc })
     }
 
     fn open(self, iova: &IovaMap) -> Result<(Device, Vec<DpdkPort>), DpdkError> {
+        // Dropped after `inner`: the device is closed before its frames and pools go.
+        let mut parts = Vec::new();
         let (frame_sizes, rx_count, need) = self.sizes();
         self.check_memory(&need)?;
         let device = &self.config.device;
@@ -291,8 +342,9 @@ impl<'a> Opening<'a> {
             port: self.port,
             queues: self.config.queues,
             grave: Mutex::default(),
+            control: Mutex::default(),
+            _zeroes: zeroes.clone(),
         });
-        let mut parts = Vec::new();
         for queue in 0..self.config.queues {
             let rx_pool = Mempool::new("rx", rx_count, self.rx_room(), RX_CACHE)?;
             let memory = FrameMemory::new(frame_sizes, self.frame_room(), self.config.checks)?;
@@ -310,7 +362,6 @@ impl<'a> Opening<'a> {
             rx_pool: Some(rx_pool),
             zeroes: zeroes.clone(),
             iova: iova.snapshot(),
-            iova_map: iova.clone(),
             checks: self.config.checks,
             cleanup: true,
             rx: [std::ptr::null_mut(); BURST],
@@ -335,41 +386,60 @@ impl<'a> Opening<'a> {
     /// Every pool's size, as a sum over all who may hold one of its buffers.
     fn sizes(&self) -> (Frames, u32, MemoryNeed) {
         let c = self.config;
-        let (tx_ring, rx_ring, burst) = (u32::from(c.tx_desc), u32::from(c.rx_desc), BURST as u32);
+        let (tx_ring, rx_ring, burst) =
+            (u32::from(self.tx_desc), u32::from(self.rx_desc), BURST as u32);
+        let others = u32::from(c.queues.saturating_sub(1));
+        // Frames of one kind may fill the whole ring; a driver that frees a frame only when its
+        // descriptor is used again would otherwise wait for us and we for it.
+        let ring = if self.driver.copies { 0 } else { tx_ring };
         let mut need = MemoryNeed::default();
-        let sent = [("slots", c.slots), ("transmit ring", tx_ring), ("burst", burst)];
-        let with = |overflow| [sent[0], sent[1], sent[2], ("overflow cap", overflow)];
-        let headers = need.add("header frames", c.queues, HEADER_BUFFER, &with(c.header_overflow));
-        need.add("payload mbufs", c.queues, 0, &with(c.header_overflow));
-        let fulls = if self.driver.zero_copy == super::ZeroCopy::No {
-            need.add("full frames", c.queues, self.frame_room() + 128, &with(c.full_overflow))
-        } else {
-            let holders =
-                [("resends and copies", c.full_frames), ("overflow cap", c.full_overflow)];
-            need.add("full frames", c.queues, self.frame_room() + 128, &holders)
-        };
+        let headers = [
+            ("slots", c.slots),
+            ("transmit ring", ring),
+            ("burst", burst),
+            ("overflow cap", c.header_overflow),
+        ];
+        let header_count = need.add("header frames", c.queues, HEADER_BUFFER, &headers);
+        need.add("payload mbufs", c.queues, 0, &headers);
+        let copies = self.driver.zero_copy == super::ZeroCopy::No;
+        let fulls = [
+            ("slots", if copies { c.slots } else { 0 }),
+            ("resends and copies", if copies { 0 } else { c.full_frames }),
+            ("transmit ring", ring),
+            ("burst", burst),
+            ("overflow cap", c.full_overflow),
+        ];
+        let full_room = self.frame_room() + dpdk_sys::RTE_PKTMBUF_HEADROOM;
+        let full_count = need.add("full frames", c.queues, full_room, &fulls);
         let rx = [
-            ("receive ring", rx_ring),
+            ("receive ring", rx_ring * self.driver.rx_rings),
             ("driver", self.driver.rx_extra),
             ("bursts", 4 * burst),
-            ("cache", RX_CACHE * 2),
+            ("cache", RX_CACHED),
+            ("other cores' caches", others * RX_CACHED),
+            ("other cores' inboxes", others * INBOX as u32),
         ];
         let rx = need.add("receive mbufs", c.queues, self.rx_room(), &rx);
         let size = |first, count, overflow| PoolSize { first, base: count - overflow, overflow };
         let frames = Frames {
-            header: size(0, headers, c.header_overflow),
-            full: size(headers, fulls, c.full_overflow),
+            header: size(0, header_count, c.header_overflow),
+            full: size(header_count, full_count, c.full_overflow),
         };
         (frames, rx, need)
     }
 
     fn check_memory(&self, need: &MemoryNeed) -> Result<(), DpdkError> {
-        let mut stats = MaybeUninit::<dpdk_sys::rte_malloc_socket_stats>::zeroed();
-        // SAFETY: the EAL is up; DPDK fills the structure, of which zeroes are a valid value.
-        let heap = unsafe {
-            dpdk_sys::rte_malloc_get_socket_stats(0, stats.as_mut_ptr());
-            stats.assume_init().heap_freesz_bytes as u64
+        // SAFETY: the EAL is up.
+        let sockets = unsafe { dpdk_sys::rte_socket_count() };
+        let free = |socket: u32| {
+            let mut stats = MaybeUninit::<dpdk_sys::rte_malloc_socket_stats>::zeroed();
+            // SAFETY: DPDK fills the structure, of which zeroes are a valid value.
+            unsafe {
+                dpdk_sys::rte_malloc_get_socket_stats(socket as i32, stats.as_mut_ptr());
+                stats.assume_init().heap_freesz_bytes as u64
+            }
         };
+        let heap: u64 = (0..sockets.max(1)).map(free).sum();
         let huge = if self.eal.has_hugepages() { hugepages_free_mb() << 20 } else { 0 };
         if need.total() <= heap + huge {
             return Ok(());
@@ -408,14 +478,9 @@ impl<'a> Opening<'a> {
 
     fn setup_queue(&self, queue: u16, rx_pool: &Mempool) -> Result<(), DpdkError> {
         let (name, port) = (&self.config.device, self.port);
-        let (mut rx, mut tx) = (self.config.rx_desc, self.config.tx_desc);
+        let (rx, tx) = (self.rx_desc, self.tx_desc);
         // SAFETY: the port is configured and not started; the pool outlives it in `Inner`.
         unsafe {
-            check(
-                name,
-                "adjusting the ring sizes",
-                dpdk_sys::rte_eth_dev_adjust_nb_rx_tx_desc(port, &raw mut rx, &raw mut tx),
-            )?;
             let mut tx_conf = self.limits.default_txconf;
             tx_conf.offloads = self.limits.tx_offload_capa & dpdk_sys::AOE_TX_OFFLOAD_MULTI_SEGS;
             let rc = dpdk_sys::rte_eth_tx_queue_setup(port, queue, tx, 0, &raw const tx_conf);
@@ -469,7 +534,8 @@ fn interface(device: &str) -> Option<&str> {
 }
 
 /// `0000:01:00.0` or `01:00.0`, perhaps with arguments.
-fn is_pci_address(device: &str) -> bool {
+#[must_use]
+pub fn is_pci_address(device: &str) -> bool {
     let address = device.split(',').next().unwrap_or_default();
     address.contains(':') && address.contains('.') && !address.starts_with("port:")
 }
@@ -505,7 +571,7 @@ fn find_port(device: &str) -> Result<u16, DpdkError> {
             "; is it bound to vfio-pci (`dpdk-devbind.py --status`), and eal.pci on?"
         } else {
             "; a vdev string is a driver's name, a number, and its arguments, such as \
-             net_af_packet0,iface=eth1"
+             net_af_packet0,iface=eth1,framesz=9216,blocksz=36864,framecnt=1024"
         };
         return Err(missing(format!("{}{hint}", strerror(rc))));
     }

@@ -101,6 +101,8 @@ impl IovaMap {
     pub fn register(&self, buffer: &DmaBuffer) {
         let base = buffer.base.as_ptr() as usize;
         let mut runs = self.runs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Memory that was freed and allocated again may have moved for devices.
+        runs.retain(|run| run.end <= base || run.start >= base + buffer.len);
         for start in (base..base + buffer.len).step_by(PAGE) {
             let iova = if self.iova_is_va {
                 start as u64

@@ -17,7 +17,7 @@ pub enum ZeroCopy {
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Driver {
-    /// `driver_name`, or the beginning of it if it ends with `*`.
+    /// `driver_name`; `*` for drivers that are not in the table.
     pub name: &'static str,
     /// Which memory it can transmit in place.
     pub zero_copy: ZeroCopy,
@@ -25,6 +25,8 @@ pub struct Driver {
     pub multi_seg: bool,
     /// Receives into one mbuf of at least this many bytes, whatever the MTU. 0: what the MTU asks.
     pub rx_room_min: u32,
+    /// Rings that it fills with receive buffers for each queue.
+    pub rx_rings: u32,
     /// Receive buffers that it takes for itself beyond its descriptors.
     pub rx_extra: u32,
     /// Copies frames inside `tx_burst`, and so never holds one.
@@ -42,6 +44,7 @@ const UNKNOWN: Driver = Driver {
     zero_copy: ZeroCopy::No,
     multi_seg: false,
     rx_room_min: 0,
+    rx_rings: 1,
     rx_extra: 0,
     copies: false,
     releases_on_stop: false,
@@ -77,7 +80,7 @@ const DRIVERS: &[Driver] = &[
     // Lets go on close only, so a dead peer would keep a caller's memory for ever.
     Driver { name: "net_virtio_user", multi_seg: true, ..UNKNOWN },
     Driver { name: "net_e1000_em", ..DMA },
-    Driver { name: "net_vmxnet3", ..DMA },
+    Driver { name: "net_vmxnet3", rx_rings: 2, ..DMA },
     Driver { name: "net_virtio", ..DMA },
 ];
 
@@ -86,7 +89,9 @@ impl Driver {
     #[must_use]
     pub fn find(name: &str, device: &str) -> Self {
         let row = DRIVERS.iter().copied().find(|row| row.name == name).unwrap_or(UNKNOWN);
-        if name == "net_memif" && device.contains("zero-copy=yes") {
+        // The arguments of a port that somebody else made are not known.
+        if name == "net_memif" && (device.contains("zero-copy=yes") || device.starts_with("port:"))
+        {
             // The peer reads our memory in place, holds it at will, and a close leaks it.
             return Self { zero_copy: ZeroCopy::No, copies: false, releases_on_stop: false, ..row };
         }

@@ -70,6 +70,7 @@ impl Eal {
         // reorder the array of pointers.
         let rc = unsafe { dpdk_sys::rte_eal_init(pointers.len() as i32, pointers.as_mut_ptr()) };
         if rc < 0 {
+            STARTED.store(false, Ordering::SeqCst);
             return Err(DpdkError::Eal {
                 reason: last_error(),
                 args: args.join(" "),

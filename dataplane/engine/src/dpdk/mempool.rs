@@ -28,7 +28,14 @@ impl Mempool {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = CString::new(format!("aoe_{what}_{number}")).unwrap_or_default();
-        let room = u16::try_from(room).unwrap_or(u16::MAX);
+        let Ok(room) = u16::try_from(room) else {
+            let reason = format!("an mbuf cannot have {room} bytes");
+            return Err(DpdkError::Device {
+                device: what.into(),
+                step: "making a mempool",
+                reason,
+            });
+        };
         // SAFETY: the name lives through the call; DPDK checks the rest.
         let raw =
             unsafe { dpdk_sys::rte_pktmbuf_pool_create(name.as_ptr(), count, cache, 0, room, -1) };

@@ -11,7 +11,7 @@ mod mempool;
 mod port;
 mod ring;
 
-pub use device::{Device, DeviceConfig, DeviceStats, MemoryNeed};
+pub use device::{Device, DeviceConfig, DeviceStats, MTU_MAX, MTU_MIN, MemoryNeed, is_pci_address};
 pub use dma::{DmaBuffer, IovaMap};
 pub use dma_pool::{DmaBlock, DmaPool};
 pub use drivers::{Driver, ZeroCopy};

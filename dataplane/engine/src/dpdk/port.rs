@@ -1,7 +1,7 @@
 //! One queue pair of a DPDK device as a [`Port`].
 
 use super::device::Inner;
-use super::dma::{DmaBuffer, IovaLookup, IovaMap};
+use super::dma::{DmaBuffer, IovaLookup};
 use super::drivers::{Driver, ZeroCopy};
 use super::frames::FrameMemory;
 use super::mempool::Mempool;
@@ -10,7 +10,7 @@ use crate::port::{BURST, Frames, Port};
 use aoe_proto::initiator::{HEADER_ROOM, PortInfo};
 use dpdk_sys::rte_mbuf;
 use std::ptr::{NonNull, null_mut};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Bytes of the zeroes that every port can send.
 pub(super) const ZEROES: usize = 9216;
@@ -42,7 +42,6 @@ pub struct DpdkPort {
     pub(super) rx_pool: Option<Mempool>,
     pub(super) zeroes: Arc<DmaBuffer>,
     pub(super) iova: IovaLookup,
-    pub(super) iova_map: IovaMap,
     pub(super) checks: bool,
     /// `rte_eth_tx_done_cleanup` is worth calling.
     pub(super) cleanup: bool,
@@ -74,11 +73,6 @@ impl DpdkPort {
     #[must_use]
     pub fn touched(&self) -> u64 {
         self.memory.as_ref().map_or(0, |m| m.touched)
-    }
-
-    /// Looks again which memory devices may read, after more was registered.
-    pub fn refresh_memory(&mut self) {
-        self.iova = self.iova_map.snapshot();
     }
 
     /// Buffers in the receive pool that no frame is in.
@@ -121,8 +115,8 @@ impl DpdkPort {
                 let external = (*at).ol_flags
                     & (dpdk_sys::AOE_MBUF_F_EXTERNAL | dpdk_sys::AOE_MBUF_F_INDIRECT);
                 if mine && external == 0 {
-                    let bytes = Self::bytes(at);
-                    std::ptr::write_bytes(bytes.as_ptr().cast_mut(), POISON, bytes.len());
+                    let data = (*at).buf_addr.cast::<u8>().add(usize::from((*at).data_off));
+                    std::ptr::write_bytes(data, POISON, usize::from((*at).data_len));
                 }
                 at = (*at).next;
             }
@@ -147,7 +141,8 @@ impl FrameStore for DpdkPort {
         unsafe {
             dpdk_sys::tx_burst(port, queue, &mut []);
             if self.cleanup {
-                self.cleanup = dpdk_sys::rte_eth_tx_done_cleanup(port, queue, 0) >= 0;
+                let rc = dpdk_sys::rte_eth_tx_done_cleanup(port, queue, 0);
+                self.cleanup = rc != -libc::ENOTSUP && rc != -libc::ENODEV;
             }
         }
     }
@@ -300,6 +295,8 @@ impl Port for DpdkPort {
             return false;
         }
         self.rx_done();
+        let device = self.device.clone();
+        let _one = device.control.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: this is the only queue, and nobody else uses it.
         unsafe {
             dpdk_sys::rte_eth_dev_stop(self.device.port);

@@ -212,8 +212,8 @@ impl Bench {
         let request = Request { lun, op, lba, sectors, memory: sgl, user };
         counted(|| self.cores[core].submit(&request))?;
         self.next_user += 1;
-        if op == Op::Write {
-            if matches!(memory, Memory::Zeroes) {
+        if matches!(op, Op::Write | Op::Trim) {
+            if op == Op::Trim || matches!(memory, Memory::Zeroes) {
                 io.pieces.clear();
                 self.zeroed.insert(user);
             }
@@ -268,7 +268,7 @@ impl Bench {
 
     fn judge(&mut self, io: &Io, user: u64, result: Result<(), IoError>) {
         match (io.op, result) {
-            (Op::Write, Ok(())) => {
+            (Op::Write | Op::Trim, Ok(())) => {
                 for lba in io.lba..io.lba + u64::from(io.sectors) {
                     self.model.insert((io.host, lba), vec![user]);
                 }
@@ -384,6 +384,7 @@ impl Bench {
                     assert_eq!((pool.overflow, pool.held), (0, 0));
                     assert!(pool.held_max <= size.base + size.overflow);
                 }
+                assert_eq!(stats.unsendable, 0, "a frame was cut without a place for it");
                 assert_eq!(stats.transmitted, engine.port(id as u8).unwrap().taken);
             }
         }
@@ -402,6 +403,7 @@ impl Io {
         }
         let mut pieces = Vec::new();
         match memory {
+            _ if !sized => {}
             Memory::One | Memory::Zeroes => pieces.push(bytes),
             Memory::Pieces(lens) => {
                 let mut rest = bytes.as_slice();

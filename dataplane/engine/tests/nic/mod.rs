@@ -155,7 +155,7 @@ impl Nic {
                 Waiting::Frame(id) => {
                     let frame = &self.frames[id as usize];
                     assert_eq!(frame.state, State::Taken, "frame {id} was reset in the ring");
-                    self.ring.was_sent(id);
+                    self.ring.was_sent(id, frame.tail.is_some());
                     frame.gather()
                 }
             };
@@ -268,10 +268,9 @@ impl Port for Nic {
     fn body(&mut self, id: FrameId, len: usize) -> &mut [u8] {
         assert!(id.0 >= self.sizes.full.first, "frame {} is a header frame", id.0);
         let frame = &mut self.frames[id.0 as usize];
-        if len > frame.bytes.len() {
-            return &mut [];
-        }
-        &mut frame.fill(id, len)[..len]
+        let fits = len <= frame.bytes.len();
+        let bytes = frame.fill(id, if fits { len } else { 0 });
+        if fits { &mut bytes[..len] } else { &mut [] }
     }
 
     fn tx_burst(&mut self, frames: &[FrameId]) -> usize {

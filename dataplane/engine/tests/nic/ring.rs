@@ -67,7 +67,8 @@ pub struct Ring {
     /// Frames whose parts were let go of one by one.
     pub split_count: u64,
     pub waiting: VecDeque<Waiting>,
-    sent: VecDeque<u32>,
+    /// Frames, and whether they have a tail.
+    sent: VecDeque<(u32, bool)>,
     halves: Vec<(u32, Part)>,
     stuck: Vec<u32>,
 }
@@ -133,8 +134,8 @@ impl Ring {
         gone
     }
 
-    fn let_go(&mut self, frame: u32, gone: &mut Vec<(u32, Part)>) {
-        if !self.split {
+    fn let_go(&mut self, (frame, tail): (u32, bool), gone: &mut Vec<(u32, Part)>) {
+        if !self.split || !tail {
             gone.push((frame, Part::Both));
             return;
         }
@@ -158,10 +159,10 @@ impl Ring {
     }
 
     /// A frame was sent; it is let go of later.
-    pub fn was_sent(&mut self, frame: u32) {
+    pub fn was_sent(&mut self, frame: u32, tail: bool) {
         match self.policy {
             Policy::Stuck(most) if self.stuck.len() < most => self.stuck.push(frame),
-            _ => self.sent.push_back(frame),
+            _ => self.sent.push_back((frame, tail)),
         }
     }
 
@@ -194,7 +195,7 @@ impl Ring {
     pub fn drain_sent(&mut self) -> Vec<(u32, Part)> {
         let mut gone = std::mem::take(&mut self.halves);
         gone.extend(self.stuck.drain(..).map(|frame| (frame, Part::Both)));
-        gone.extend(self.sent.drain(..).map(|frame| (frame, Part::Both)));
+        gone.extend(self.sent.drain(..).map(|(frame, _)| (frame, Part::Both)));
         gone
     }
 }

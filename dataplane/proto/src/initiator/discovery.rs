@@ -13,7 +13,7 @@ use crate::{Mac, ShelfSlot};
 
 /// Rounds of discovery that follow each other quickly after a start.
 const FAST_ROUNDS: u32 = 3;
-/// LUNs that are probed one by one at most.
+/// Probes that are sent one by one at most, counted over all ports.
 const PROBES: usize = 4;
 
 impl Initiator {
@@ -57,37 +57,61 @@ impl Initiator {
 
     /// Asks all targets to answer, now.
     pub fn rescan(&mut self) {
-        self.next_discovery = self.now.plus(self.config.discovery_interval_ns);
-        self.broadcast(ShelfSlot::ALL);
+        let asked = self.broadcast(ShelfSlot::ALL);
+        let wait = if asked { self.config.discovery_interval_ns } else { 0 };
+        self.next_discovery = self.now.plus(wait);
     }
 
-    fn broadcast(&mut self, addr: ShelfSlot) {
-        for port in 0..self.ports.len() {
-            self.control(Kind::Discover(addr), LunId(0), port as u8, self.now);
-        }
+    /// Asks on all ports; false if there was no slot for one of them.
+    fn broadcast(&mut self, addr: ShelfSlot) -> bool {
+        let mut ports = 0..self.ports.len() as u8;
+        ports.all(|port| self.control(Kind::Discover(addr), LunId(0), port, self.now).is_some())
     }
 
-    /// Probes the LUNs that are not up: a few one by one, many with one question to all.
+    /// Probes the LUNs that are not up: a few one by one, many with one question to all. And asks
+    /// those again that may have changed or gone.
     fn probe_missing(&mut self) {
         let interval = self.config.probe_interval_ns;
         self.next_probe = self.now.plus(interval / 8);
         self.look_for_stuck();
+        self.ask_again();
         let now = self.now;
         let missing = |lun: &super::Lun| {
             let due = lun.probed == Time(0) || now.since(lun.probed) >= interval;
             due && matches!(lun.state, LunState::Absent | LunState::Lost)
         };
-        let many = self.luns.iter().filter(|lun| missing(lun)).count() > PROBES;
-        if many {
-            self.broadcast(ShelfSlot::ALL);
+        let count = self.luns.iter().filter(|lun| missing(lun)).count();
+        let all = count * self.ports.len() > PROBES;
+        if count == 0 || (all && !self.broadcast(ShelfSlot::ALL)) {
+            return;
         }
         for i in 0..self.luns.len() {
-            if !missing(&self.luns[i]) {
+            if missing(&self.luns[i]) && (all || self.broadcast(self.luns[i].addr)) {
+                self.luns[i].probed = now.max(Time(1));
+            }
+        }
+    }
+
+    /// LUNs that are up: has the disk changed, and is the target still there?
+    fn ask_again(&mut self) {
+        for i in 0..self.luns.len() {
+            let lun = &mut self.luns[i];
+            if lun.state != LunState::Up {
                 continue;
             }
-            self.luns[i].probed = now.max(Time(1));
-            if !many {
-                self.broadcast(self.luns[i].addr);
+            let rested = self.now.since(lun.probed) >= self.config.probe_interval_ns / 4;
+            let port = lun.port;
+            let silent = self.now.since(lun.last_answer) > self.config.discovery_interval_ns;
+            let room = lun.inflight < lun.pacing.window();
+            if lun.ask_again && rested && room {
+                lun.probed = self.now.max(Time(1));
+                self.query(i as u16);
+                let id = LunId(i as u16);
+                let asked = self.control(Kind::Ata(AtaOp::Identify), id, port, self.now);
+                self.luns[i].ask_again = asked.is_none();
+                self.make_ready(id);
+            } else if silent {
+                self.query(i as u16);
             }
         }
     }
@@ -136,16 +160,14 @@ impl Initiator {
             Some(id) => {
                 let lun = &mut self.luns[usize::from(id.0)];
                 let asked = lun.probed != Time(0) && self.now.since(lun.probed) < soon;
-                if asked || lun.state == LunState::Identifying {
-                    return;
-                }
-                lun.probed = self.now.max(Time(1));
-                if lun.state == LunState::Up {
+                match lun.state {
                     // Its target may have been restarted, over another disk perhaps.
-                    self.query(id.0);
-                    self.control(Kind::Ata(AtaOp::Identify), id, port, self.now);
-                } else {
-                    self.control(Kind::Discover(addr), id, port, self.now);
+                    LunState::Up | LunState::Identifying => lun.ask_again = true,
+                    LunState::Absent | LunState::Lost if asked => {}
+                    LunState::Absent | LunState::Lost => {
+                        lun.probed = self.now.max(Time(1));
+                        self.control(Kind::Discover(addr), id, port, self.now);
+                    }
                 }
             }
             // Bring the next round forward instead of answering each announcement with a frame.
@@ -179,12 +201,14 @@ impl Initiator {
         if known.is_none() && !self.config.discover {
             return self.dropped(DropReason::Unwanted);
         }
-        let Some(lun) = known.or_else(|| self.lun_at(header.addr, false)) else {
+        let Some(lun) = known.or_else(|| self.lun_at(header.addr)) else {
             return self.dropped(DropReason::Unwanted);
         };
         match self.luns[usize::from(lun.0)].state {
             LunState::Absent | LunState::Lost => self.found(lun, port, header.src, &query),
-            LunState::Up | LunState::Identifying => self.seen(lun, header.src, &query),
+            LunState::Up | LunState::Identifying => {
+                self.seen(lun, (port, header.src), asked_one, &query)
+            }
         }
         Received::Done
     }
@@ -202,15 +226,26 @@ impl Initiator {
     }
 
     /// A target answers for a LUN that has one.
-    fn seen(&mut self, id: LunId, mac: Mac, query: &Query<'_>) {
+    fn seen(&mut self, id: LunId, from: (u8, Mac), asked_one: bool, query: &Query<'_>) {
+        let (port, mac) = from;
         let lun = &mut self.luns[usize::from(id.0)];
+        if lun.mac == mac && lun.port != port {
+            // The same target by another way, which is not used: it says nothing about this one.
+            return;
+        }
         if lun.mac == mac {
+            lun.last_answer = self.now;
+            // A round of discovery also finds out whether the disk is still the same.
+            lun.ask_again |= !asked_one;
             self.limits(id, query);
             return;
         }
         self.drops.count(DropReason::DuplicateAddress);
-        if lun.last_stranger != Some(mac) {
-            lun.last_stranger = Some(mac);
+        lun.last_stranger = Some(mac);
+        let told = lun.stranger_told;
+        if told == Time(0) || self.now.since(told) >= self.config.discovery_interval_ns / 2 {
+            // A flood of forged ones is one event.
+            lun.stranger_told = self.now.max(Time(1));
             self.event(Event::Duplicate { lun: id, mac });
         }
     }
@@ -249,7 +284,13 @@ impl Initiator {
             (old.sectors, old.serial, old.model)
                 != (identify.sectors, identify.serial, identify.model)
         });
+        let before = lun.identity;
         lun.identified(identify);
+        if was_up && lun.identity != before {
+            // Another disk under the same address: what was meant for the old one ends here.
+            self.fail_all(lun_id, super::IoError::LunLost);
+        }
+        let lun = &mut self.luns[usize::from(slot.lun)];
         lun.state = LunState::Up;
         if changed || !was_up {
             self.event(Event::Up { lun: lun_id, changed });
@@ -279,8 +320,12 @@ impl Initiator {
     pub(super) fn control_failed(&mut self, id: u32) {
         let slot = self.slots[id];
         self.retire(id, None);
+        let lun = &self.luns[usize::from(slot.lun)];
         if slot.kind == Kind::Ata(AtaOp::Identify) {
             self.not_identified(LunId(slot.lun));
+        } else if lun.state == LunState::Up && lun.last_answer <= slot.sent_first {
+            // Nothing was in flight, and it does not answer a question either.
+            self.lose(LunId(slot.lun));
         }
     }
 }

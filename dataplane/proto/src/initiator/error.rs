@@ -28,27 +28,6 @@ pub enum IoError {
     Aborted,
 }
 
-impl IoError {
-    /// Whether the same I/O may succeed when it is submitted once more, later.
-    #[must_use]
-    pub const fn is_transient(self) -> bool {
-        match self {
-            Self::TimedOut | Self::LunLost => true,
-            Self::Ata { status, .. } => status & crate::wire::ata_status::BSY != 0,
-            Self::Aoe(e) => match e {
-                AoeError::DeviceUnavailable => true,
-                AoeError::UnrecognisedCommand
-                | AoeError::BadArgument
-                | AoeError::ConfigStringPresent
-                | AoeError::UnsupportedVersion
-                | AoeError::TargetReserved
-                | AoeError::Other(_) => false,
-            },
-            Self::Aborted => false,
-        }
-    }
-}
-
 /// Why an I/O was not accepted. The caller still has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum SubmitError {
@@ -134,7 +113,7 @@ reasons! {
     ShortData = "short_data",
     /// The command-specific part cannot be parsed.
     Malformed = "malformed",
-    /// shelf 0xffff or slot 0xff in an answer.
+    /// shelf 0xffff or slot 0xff in an answer, or a group address as its source.
     BadAddress = "bad_address",
     /// Another MAC answers for a shelf.slot that is in use.
     DuplicateAddress = "duplicate_address",

@@ -22,15 +22,6 @@ pub enum Op {
     Trim,
 }
 
-impl Op {
-    /// Whether the I/O has a payload that is transmitted.
-    #[inline]
-    #[must_use]
-    pub const fn sends_payload(self) -> bool {
-        matches!(self, Self::Write)
-    }
-}
-
 impl From<Op> for AtaOp {
     fn from(op: Op) -> Self {
         match op {

@@ -66,14 +66,18 @@ pub(super) struct Lun {
     pub stats: LunStats,
     pub capacity: u64,
 
-    pub configured: bool,
+    /// Counts the disks that this LUN has been, by serial and model.
+    pub identity: u32,
     pub identify: Option<Identify>,
     pub buffer_count: u16,
     pub target_max_sectors: u8,
     pub firmware: u16,
     pub last_stranger: Option<Mac>,
+    pub stranger_told: Time,
     /// A probe was sent at this time; announcements cause no second one soon after.
     pub probed: Time,
+    /// Ask the disk again who it is as soon as it was not just asked.
+    pub ask_again: bool,
     /// A query to this LUN is out.
     pub querying: bool,
     /// Since when I/O waits with nothing in flight, as far as anybody looked.
@@ -81,7 +85,7 @@ pub(super) struct Lun {
 }
 
 impl Lun {
-    pub fn new(addr: ShelfSlot, configured: bool, limits: &PacingLimits) -> Self {
+    pub fn new(addr: ShelfSlot, limits: &PacingLimits) -> Self {
         Self {
             state: LunState::Absent,
             in_ready: false,
@@ -98,13 +102,15 @@ impl Lun {
             last_answer: Time(0),
             stats: LunStats::default(),
             capacity: 0,
-            configured,
+            identity: 0,
             identify: None,
             buffer_count: 0,
             target_max_sectors: 0,
             firmware: 0,
             last_stranger: None,
+            stranger_told: Time(0),
             probed: Time(0),
+            ask_again: false,
             querying: false,
             stuck_since: None,
         }
@@ -113,11 +119,17 @@ impl Lun {
     /// Whether a command of this LUN could be sent now.
     #[inline]
     pub fn is_ready(&self) -> bool {
-        self.head != NONE && self.inflight < self.pacing.window() && self.state == LunState::Up
+        // A question to the disk takes one of the target's buffers as well.
+        let taken = self.inflight + u32::from(self.ask_again);
+        self.head != NONE && taken < self.pacing.window() && self.state == LunState::Up
     }
 
     /// Takes over what IDENTIFY said.
     pub fn identified(&mut self, id: &Identify) {
+        let same = |old: Identify| (old.serial, old.model) == (id.serial, id.model);
+        if !self.identify.is_some_and(same) {
+            self.identity += 1;
+        }
         self.capacity = id.sectors;
         self.lba48 = id.lba48;
         self.flush_ext = id.flush_ext;
@@ -147,6 +159,8 @@ pub struct LunInfo {
     pub port: u8,
     /// Capacity in sectors of 512 bytes, 0 while it was never up.
     pub sectors: u64,
+    /// Which disk it is: another one, by serial and model, has a higher number.
+    pub identity: u32,
     /// What IDENTIFY said last.
     pub identify: Option<Identify>,
     /// The buffer count that the target stated.

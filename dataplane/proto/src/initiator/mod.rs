@@ -237,6 +237,8 @@ pub struct Initiator {
     discovers: u32,
     /// The host has not handed over all that it received.
     backlog: bool,
+    /// Ticks in a row that were left out because of it.
+    ticks_left_out: u32,
     done: VecDeque<u32>,
     draining: Vec<u32>,
     events: VecDeque<Event>,
@@ -279,6 +281,7 @@ impl Initiator {
             ready: VecDeque::with_capacity(usize::from(config.luns)),
             discovers: 0,
             backlog: false,
+            ticks_left_out: 0,
             done: VecDeque::with_capacity(config.ios as usize),
             draining: Vec::with_capacity(slots as usize),
             events: VecDeque::with_capacity(EVENTS),
@@ -316,13 +319,12 @@ impl Initiator {
     /// Adds a LUN that is looked for until it answers; `None` if the table is full or the address
     /// is a wildcard. Adding it twice is the same as once.
     pub fn add_lun(&mut self, addr: ShelfSlot) -> Option<LunId> {
-        let id = self.lun_at(addr, true)?;
-        self.luns[usize::from(id.0)].configured = true;
+        let id = self.lun_at(addr)?;
         self.next_probe = Time(0);
         Some(id)
     }
 
-    fn lun_at(&mut self, addr: ShelfSlot, configured: bool) -> Option<LunId> {
+    fn lun_at(&mut self, addr: ShelfSlot) -> Option<LunId> {
         if let Some(&id) = self.by_addr.get(&addr) {
             return Some(id);
         }
@@ -330,7 +332,7 @@ impl Initiator {
             return None;
         }
         let id = LunId(self.luns.len() as u16);
-        self.luns.push(Lun::new(addr, configured, &self.config.pacing));
+        self.luns.push(Lun::new(addr, &self.config.pacing));
         self.by_addr.insert(addr, id);
         Some(id)
     }
@@ -500,9 +502,8 @@ impl Initiator {
     }
 
     /// Looks through the slots whose payload may still be read: closes those that have left their
-    /// ring, and those of which `released` says that the driver has let go. Returns how many.
-    pub fn drain(&mut self, mut released: impl FnMut(u32) -> bool) -> usize {
-        let before = self.draining.len();
+    /// ring, and those of which `released` says that the driver has let go.
+    pub fn drain(&mut self, mut released: impl FnMut(u32) -> bool) {
         let mut at = 0;
         while let Some(&id) = self.draining.get(at) {
             if self.has_left(&self.slots[id]) || released(id) {
@@ -512,7 +513,6 @@ impl Initiator {
                 at += 1;
             }
         }
-        before - self.draining.len()
     }
 
     /// Slots whose command has ended while a ring may still read their payload.
@@ -531,12 +531,6 @@ impl Initiator {
     #[must_use]
     pub fn free_slots(&self) -> u32 {
         self.slots.free_count()
-    }
-
-    /// How tags are divided, for handing frames over between cores.
-    #[must_use]
-    pub fn tag_layout(&self) -> TagLayout {
-        self.slots.layout
     }
 
     /// Counters.
@@ -568,6 +562,7 @@ impl Initiator {
             mac: lun.mac,
             port: lun.port,
             sectors: lun.capacity,
+            identity: lun.identity,
             identify: lun.identify,
             buffer_count: lun.buffer_count,
             target_max_sectors: lun.target_max_sectors,
@@ -576,10 +571,17 @@ impl Initiator {
             window: lun.pacing.window(),
             inflight: lun.inflight,
             srtt_ns: lun.pacing.srtt_ns(),
-            rto_ns: lun.pacing.rto_ns(1, &self.config.pacing),
+            rto_ns: lun.pacing.rto_ns(0, &self.config.pacing),
             stats: lun.stats,
             stranger: lun.last_stranger,
         })
+    }
+
+    /// Which disk a LUN is now: see [`LunInfo::identity`]. 0 if there is no such LUN.
+    #[inline]
+    #[must_use]
+    pub fn identity(&self, id: LunId) -> u32 {
+        self.luns.get(usize::from(id.0)).map_or(0, |lun| lun.identity)
     }
 
     /// All LUNs that were ever configured or seen.

@@ -60,12 +60,12 @@ impl Pacing {
         self.srtt_ns
     }
 
-    /// How long to wait for the answer to a command's `copies`th copy before sending another one,
-    /// in nanoseconds: twice as long for each.
+    /// How long to wait for the answer to a command's `copy`th copy, counted from 0, before sending
+    /// another one, in nanoseconds: twice as long for each.
     #[inline]
     #[must_use]
-    pub fn rto_ns(&self, copies: u8, limits: &PacingLimits) -> u64 {
-        (self.rto_ns << copies.saturating_sub(1).min(16)).min(limits.rto_max_ns)
+    pub fn rto_ns(&self, copy: u32, limits: &PacingLimits) -> u64 {
+        (self.rto_ns << copy.min(16)).min(limits.rto_max_ns)
     }
 
     /// The target now says that it can queue `max` commands.
@@ -129,25 +129,25 @@ mod tests {
     #[test]
     fn the_timeout_follows_the_round_trip_within_its_bounds() {
         let mut p = Pacing::new(&LIMITS, 16);
-        assert_eq!(p.rto_ns(1, &LIMITS), 200_000_000);
+        assert_eq!(p.rto_ns(0, &LIMITS), 200_000_000);
         for _ in 0..100 {
             p.answered(Some(10_000_000), &LIMITS);
         }
         assert!(
-            (10_000_000..13_000_000).contains(&p.rto_ns(1, &LIMITS)),
+            (10_000_000..13_000_000).contains(&p.rto_ns(0, &LIMITS)),
             "{}",
-            p.rto_ns(1, &LIMITS)
+            p.rto_ns(0, &LIMITS)
         );
         for _ in 0..200 {
             p.answered(Some(1_000), &LIMITS);
         }
-        assert_eq!(p.rto_ns(1, &LIMITS), LIMITS.rto_min_ns);
+        assert_eq!(p.rto_ns(0, &LIMITS), LIMITS.rto_min_ns);
     }
 
     #[test]
     fn each_copy_waits_twice_as_long_up_to_the_ceiling() {
         let p = Pacing::new(&LIMITS, 16);
-        let waits: Vec<_> = [1, 2, 3, 255].map(|copy| p.rto_ns(copy, &LIMITS) / 1_000_000).into();
+        let waits: Vec<_> = [0, 1, 2, 255].map(|copy| p.rto_ns(copy, &LIMITS) / 1_000_000).into();
         assert_eq!(waits, [200, 400, 800, 4_000]);
     }
 

@@ -98,7 +98,7 @@ impl Initiator {
         }
         match (slot.kind, self.luns.get(usize::from(slot.lun))) {
             (Kind::Discover(asked), _) => {
-                if !header.addr.is_addressable() {
+                if !header.addr.is_addressable() || header.src.is_group() {
                     Err(DropReason::BadAddress)
                 } else if !asked.covers(header.addr) {
                     Err(DropReason::WrongLun)

@@ -79,6 +79,30 @@ pub(super) struct Slot {
     lap: Lap,
 }
 
+const EMPTY: Slot = Slot {
+    state: State::Free,
+    kind: Kind::Query,
+    copies: 0,
+    port_first: 0,
+    port_last: 0,
+    zero_copy: false,
+    flush_ext: false,
+    in_send: false,
+    lun: 0,
+    io: NONE,
+    gen_first: 0,
+    gen_last: 0,
+    lba: 0,
+    sectors: 0,
+    rest: 0,
+    offset: 0,
+    seq_first: 0,
+    seq_last: 0,
+    sent_first: Time(0),
+    sent_last: Time(0),
+    lap: Lap::NEW,
+};
+
 /// All slots of a core, the free ones first-in first-out so that tags rest as long as possible.
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -92,29 +116,7 @@ pub(super) struct Slots {
 
 impl Slots {
     pub fn new(layout: TagLayout, count: u32, lifetime_ns: u64, seed: &mut Seed) -> Self {
-        let mut empty = Slot {
-            state: State::Free,
-            kind: Kind::Query,
-            copies: 0,
-            port_first: 0,
-            port_last: 0,
-            zero_copy: false,
-            flush_ext: false,
-            in_send: false,
-            lun: 0,
-            io: NONE,
-            gen_first: 0,
-            gen_last: 0,
-            lba: 0,
-            sectors: 0,
-            rest: 0,
-            offset: 0,
-            seq_first: 0,
-            seq_last: 0,
-            sent_first: Time(0),
-            sent_last: Time(0),
-            lap: Lap::default(),
-        };
+        let mut empty = EMPTY;
         let rows = (0..count)
             .map(|_| {
                 empty.gen_last = seed.next() & layout.gen_mask();
@@ -145,25 +147,14 @@ impl Slots {
         *row = Slot {
             state: State::Queued,
             kind,
-            copies: 0,
-            port_first: 0,
-            port_last: 0,
-            zero_copy: false,
-            flush_ext: false,
-            in_send: row.in_send,
             lun,
-            io: NONE,
+            in_send: row.in_send,
             gen_first: row.gen_last.wrapping_add(1) & self.layout.gen_mask(),
             gen_last: row.gen_last,
-            lba: 0,
-            sectors: 0,
-            rest: 0,
-            offset: 0,
-            seq_first: 0,
-            seq_last: 0,
             sent_first: now,
             sent_last: now,
             lap: row.lap,
+            ..EMPTY
         };
         Some(id)
     }

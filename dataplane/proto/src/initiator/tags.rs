@@ -89,6 +89,9 @@ pub struct Lap {
 }
 
 impl Lap {
+    /// Nothing used yet.
+    pub const NEW: Self = Self { uses: 0, began: Time(0) };
+
     /// Counts one use; false if the slot has to rest until the frame lifetime has passed.
     #[inline]
     pub fn advance(&mut self, layout: TagLayout, now: Time, lifetime_ns: u64) -> bool {

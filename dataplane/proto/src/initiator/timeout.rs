@@ -4,7 +4,9 @@ use super::io::NONE;
 use super::slots::{Kind, State};
 use super::{AtaOp, Event, Initiator, IoError, LunId, LunState, Time};
 
-/// Copies of a control command before it is given up; the next probe starts over.
+/// Ticks, that is milliseconds, that timers wait for a backlog of received frames at most.
+const BACKLOG_TICKS: u32 = 16;
+/// Copies of IDENTIFY before it is given up; the next probe starts over.
 const CONTROL_COPIES: u8 = 5;
 
 impl Initiator {
@@ -25,9 +27,16 @@ impl Initiator {
     #[inline]
     pub fn tick(&mut self) {
         // While answers wait to be looked at, what they answer is not late.
-        if std::mem::take(&mut self.backlog) || !self.timers.tick_began(self.now) {
+        let backlog = std::mem::take(&mut self.backlog);
+        if !self.timers.tick_began(self.now) {
             return;
         }
+        if backlog && self.ticks_left_out < BACKLOG_TICKS {
+            // A flood must not switch the timers off altogether.
+            self.ticks_left_out += 1;
+            return;
+        }
+        self.ticks_left_out = 0;
         let mut sweep = self.timers.begin_sweep(self.now);
         while let Some(id) = self.timers.next_due(&mut sweep) {
             self.due(id);
@@ -39,9 +48,8 @@ impl Initiator {
         let slot = self.slots[id];
         match slot.kind {
             Kind::Discover(_) => self.retire(id, None),
-            Kind::Query | Kind::Ata(AtaOp::Identify)
-                if slot.copies >= CONTROL_COPIES || self.is_overdue(slot.sent_first) =>
-            {
+            Kind::Ata(AtaOp::Identify) if slot.copies >= CONTROL_COPIES => self.control_failed(id),
+            Kind::Query | Kind::Ata(AtaOp::Identify) if self.is_overdue(slot.sent_first) => {
                 self.control_failed(id);
             }
             Kind::Ata(op) if op != AtaOp::Identify && self.is_overdue(slot.sent_first) => {

@@ -138,12 +138,6 @@ impl Initiator {
     /// port comes out of [`Self::next_transmit`]; the other ports go on.
     #[inline]
     pub fn set_blocked(&mut self, port: u8, blocked: bool) {
-        let Some(ring) = self.ports.get_mut(usize::from(port)) else { return };
-        if ring.blocked && !blocked {
-            for lun in 0..self.luns.len() {
-                self.make_ready(LunId(lun as u16));
-            }
-        }
         if let Some(ring) = self.ports.get_mut(usize::from(port)) {
             ring.blocked = blocked;
         }
@@ -158,9 +152,14 @@ impl Initiator {
 
     #[inline]
     fn next_data(&mut self) -> Option<Transmit> {
-        while let Some(&lun) = self.ready.front() {
+        for _ in 0..self.ready.len() {
+            let lun = *self.ready.front()?;
             let row = &self.luns[usize::from(lun.0)];
-            if !row.is_ready() || self.is_blocked(row.port) {
+            if row.is_ready() && self.is_blocked(row.port) {
+                self.ready.rotate_left(1);
+                continue;
+            }
+            if !row.is_ready() {
                 self.luns[usize::from(lun.0)].in_ready = false;
                 self.ready.pop_front();
                 continue;
@@ -239,6 +238,7 @@ impl Initiator {
     fn send_slot(&mut self, id: u32) -> Option<Transmit> {
         let generation = self.slots.next_copy(id, self.now)?;
         let tag = self.slots.layout.tag(id, generation);
+        let mask = self.slots.layout.gen_mask();
         let slot = &mut self.slots[id];
         let lun = &self.luns.get(usize::from(slot.lun));
         let (port, dst, addr, body, payload, timeout) = match (slot.kind, lun) {
@@ -258,7 +258,8 @@ impl Initiator {
                     }
                     Kind::Query | Kind::Discover(_) => (Body::Query, Payload::None),
                 };
-                let timeout = lun.pacing.rto_ns(slot.copies, &self.config.pacing);
+                let copy = generation.wrapping_sub(slot.gen_first) & mask;
+                let timeout = lun.pacing.rto_ns(copy, &self.config.pacing);
                 (lun.port, lun.mac, lun.addr, body, payload, timeout)
             }
             (_, None) => return None,
@@ -310,7 +311,7 @@ impl Initiator {
 
     /// A slot for a control command, queued to be sent; `None` if all are taken.
     pub(super) fn control(&mut self, kind: Kind, lun: LunId, port: u8, now: Time) -> Option<u32> {
-        if matches!(kind, Kind::Discover(_)) && self.discovers >= CONTROL_SLOTS / 2 {
+        if matches!(kind, Kind::Discover(_)) && self.discovers >= CONTROL_SLOTS {
             return None;
         }
         let id = self.slots.take(kind, lun.0, now)?;
