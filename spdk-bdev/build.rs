@@ -3,7 +3,9 @@
 fn main() {
     println!("cargo:rerun-if-env-changed=PKG_CONFIG_PATH");
     println!("cargo:rustc-check-cfg=cfg(spdk)");
-    let found = pkg_config::Config::new().cargo_metadata(false).probe("spdk_bdev");
+    let found = pkg_config::Config::new()
+        .cargo_metadata(false)
+        .probe("spdk_bdev");
     let status = match found {
         Ok(lib) => {
             println!("cargo:rustc-cfg=spdk");

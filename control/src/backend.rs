@@ -29,7 +29,13 @@ impl Luns {
         buffers: Buffers,
         max_in_flight: u32,
     ) -> Self {
-        Self { registry, links, buffers, max_in_flight, next_core: AtomicUsize::new(0) }
+        Self {
+            registry,
+            links,
+            buffers,
+            max_in_flight,
+            next_core: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -43,18 +49,39 @@ impl Backend for Luns {
     fn open(&self, name: &str) -> Result<(ExportInfo, LunSession), OpenError> {
         let next = self.next_core.fetch_add(1, Ordering::Relaxed);
         let opened = self.registry.open(name, next);
-        let Opened { info, core, lun, identity } = opened.map_err(|missing| match missing {
+        let Opened {
+            info,
+            core,
+            lun,
+            identity,
+        } = opened.map_err(|missing| match missing {
             Missing::Unknown => OpenError::Unknown(name.into()),
-            Missing::Down(reason) => OpenError::Unavailable { name: name.into(), reason },
+            Missing::Down(reason) => OpenError::Unavailable {
+                name: name.into(),
+                reason,
+            },
         })?;
-        let link = self.links.get(core).ok_or_else(|| OpenError::Unknown(name.into()))?.clone();
+        let link = self
+            .links
+            .get(core)
+            .ok_or_else(|| OpenError::Unknown(name.into()))?
+            .clone();
         let client = Arc::new(Client {
             replies: ArrayQueue::new(self.max_in_flight as usize + 1),
             bell: Notify::new(),
             to_ring: AtomicBool::new(false),
         });
         let buffers = self.buffers.clone();
-        Ok((info, LunSession { link, client, lun, identity, buffers }))
+        Ok((
+            info,
+            LunSession {
+                link,
+                client,
+                lun,
+                identity,
+                buffers,
+            },
+        ))
     }
 }
 
@@ -87,8 +114,16 @@ impl nbd::Session for LunSession {
             return Ok(());
         }
         let (client, lun, identity) = (self.client.clone(), self.lun, self.identity);
-        let submission = Submission { client, lun, identity, request };
-        self.link.submissions.push(submission).map_err(|back| back.request)
+        let submission = Submission {
+            client,
+            lun,
+            identity,
+            request,
+        };
+        self.link
+            .submissions
+            .push(submission)
+            .map_err(|back| back.request)
     }
 
     async fn replies(&self, out: &mut Vec<nbd::Reply<Payload>>) {

@@ -26,7 +26,10 @@ impl Class {
     fn new(eal: Eal, block: usize, bytes: usize, iova: &IovaMap) -> Result<Self, DpdkError> {
         let count = (bytes / block).max(1) as u32;
         let pool = DmaPool::new(eal, block, count, "NBD payloads (pools.nbd_mb)", iova)?;
-        Ok(Self { pool, free: Arc::new(Semaphore::new(count as usize)) })
+        Ok(Self {
+            pool,
+            free: Arc::new(Semaphore::new(count as usize)),
+        })
     }
 }
 
@@ -49,14 +52,27 @@ impl Buffers {
 
     /// Waits for a block and takes `len` bytes of it. That wait is the back-pressure on clients.
     pub async fn take(&self, len: usize) -> Result<Payload, nbd::NbdErrno> {
-        let class = if len <= self.small.pool.block() { &self.small } else { &self.large };
+        let class = if len <= self.small.pool.block() {
+            &self.small
+        } else {
+            &self.large
+        };
         if len > class.pool.block() {
             return Err(nbd::NbdErrno::Inval);
         }
-        let permit = class.free.clone().acquire_owned().await.map_err(|_| nbd::NbdErrno::NoMem)?;
+        let permit = class
+            .free
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| nbd::NbdErrno::NoMem)?;
         // A permit is given back only after its block.
         let block = class.pool.take().ok_or(nbd::NbdErrno::NoMem)?;
-        Ok(Payload { block: Some(block), len, _permit: permit })
+        Ok(Payload {
+            block: Some(block),
+            len,
+            _permit: permit,
+        })
     }
 }
 
@@ -82,10 +98,16 @@ impl Payload {
 
 impl nbd::Buffer for Payload {
     fn as_slice(&self) -> &[u8] {
-        self.block.as_ref().and_then(|b| b.as_slice().get(..self.len)).unwrap_or_default()
+        self.block
+            .as_ref()
+            .and_then(|b| b.as_slice().get(..self.len))
+            .unwrap_or_default()
     }
 
     fn as_mut_slice(&mut self) -> &mut [u8] {
-        self.block.as_mut().and_then(|b| b.as_mut_slice().get_mut(..self.len)).unwrap_or_default()
+        self.block
+            .as_mut()
+            .and_then(|b| b.as_mut_slice().get_mut(..self.len))
+            .unwrap_or_default()
     }
 }

@@ -32,14 +32,21 @@ pub enum CallError {
 /// # Errors
 /// If there is no daemon, or it refuses.
 pub fn call(socket: &Path, method: &str, params: Value) -> Result<Value, CallError> {
-    let connect = |reason| CallError::Connect { socket: socket.into(), reason };
+    let connect = |reason| CallError::Connect {
+        socket: socket.into(),
+        reason,
+    };
     let mut stream = UnixStream::connect(socket).map_err(connect)?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).map_err(connect)?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .map_err(connect)?;
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
     let broken = |e: std::io::Error| CallError::Answer(e.to_string());
     writeln!(stream, "{request}").map_err(broken)?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(broken)?;
+    BufReader::new(stream)
+        .read_line(&mut line)
+        .map_err(broken)?;
     let mut answer: Value =
         serde_json::from_str(&line).map_err(|e| CallError::Answer(e.to_string()))?;
     if let Some(error) = answer.get_mut("error") {

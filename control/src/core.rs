@@ -215,7 +215,9 @@ impl Core {
                 }
             }
             Command::Snapshot(to) => {
-                let touched = (0_u8..).map_while(|i| self.engine.port(i)).map(DpdkPort::touched);
+                let touched = (0_u8..)
+                    .map_while(|i| self.engine.port(i))
+                    .map(DpdkPort::touched);
                 let snapshot = Snapshot {
                     touched: touched.sum(),
                     luns: self.engine.luns().collect(),
@@ -235,7 +237,9 @@ impl Core {
     /// New I/O, after what had to wait.
     fn take_in(&mut self) {
         for _ in 0..self.waiting.len().min(ROUND) {
-            let Some(key) = self.waiting.pop_front() else { break };
+            let Some(key) = self.waiting.pop_front() else {
+                break;
+            };
             if !self.start(key) {
                 // To the back: what waits for a stuck port must not hold up the others.
                 self.waiting.push_back(key);
@@ -245,9 +249,22 @@ impl Core {
             if self.pending.len() >= SUBMISSIONS {
                 return;
             }
-            let Some(submission) = self.link.submissions.pop() else { return };
-            let Submission { client, lun, identity, request } = submission;
-            let pending = Pending { client, request, lun, identity, flushing: false };
+            let Some(submission) = self.link.submissions.pop() else {
+                return;
+            };
+            let Submission {
+                client,
+                lun,
+                identity,
+                request,
+            } = submission;
+            let pending = Pending {
+                client,
+                request,
+                lun,
+                identity,
+                flushing: false,
+            };
             let key = self.pending.insert(pending);
             if !self.start(key) {
                 self.waiting.push_back(key);
@@ -257,7 +274,9 @@ impl Core {
 
     /// Hands a request to the engine; false if it has to wait.
     fn start(&mut self, key: usize) -> bool {
-        let Some(pending) = self.pending.get_mut(key) else { return true };
+        let Some(pending) = self.pending.get_mut(key) else {
+            return true;
+        };
         if self.stopping.is_some() {
             self.reply(key, Err(nbd::NbdErrno::Shutdown));
             return true;
@@ -312,7 +331,9 @@ impl Core {
 
     fn completed(&mut self, done: Completion) {
         let key = done.user as usize;
-        let Some(pending) = self.pending.get_mut(key) else { return };
+        let Some(pending) = self.pending.get_mut(key) else {
+            return;
+        };
         if done.block.is_some() {
             restore(pending, done.block);
         }
@@ -328,8 +349,14 @@ impl Core {
     }
 
     fn reply(&mut self, key: usize, result: Result<(), nbd::NbdErrno>) {
-        let Pending { client, request, .. } = self.pending.remove(key);
-        let reply = nbd::Reply { cookie: request.cookie, result, buffer: request.buffer };
+        let Pending {
+            client, request, ..
+        } = self.pending.remove(key);
+        let reply = nbd::Reply {
+            cookie: request.cookie,
+            result,
+            buffer: request.buffer,
+        };
         // There is a place for each request that a client may have in flight.
         if client.replies.push(reply).is_err() {
             tracing::error!("a client has more replies than requests");

@@ -32,7 +32,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// If anything cannot be started; the error names the key, device or path.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     // The sockets first: a second daemon must not get as far as the ports.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let _in_runtime = runtime.enter();
     let sockets = runtime.block_on(Sockets::bind(config))?;
     if config.engine.cores.contains(&config.eal.main_cpu) {
@@ -45,23 +47,43 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     tracing::info!(dpdk = %eal.version(), huge_pages = eal.has_hugepages(), "DPDK is up");
     let iova = IovaMap::new(eal);
     // Before the ports: they take over which memory devices may read.
-    let (bytes, block) =
-        ((config.pools.nbd_mb as usize) << 20, config.nbd.max_block_kb as usize * 1024);
+    let (bytes, block) = (
+        (config.pools.nbd_mb as usize) << 20,
+        config.nbd.max_block_kb as usize * 1024,
+    );
     let buffers = Buffers::new(eal, bytes, block, &iova).with_context(|| {
         let (nbd, all) = (config.pools.nbd_mb, config.eal.memory_mb);
         format!("pools.nbd_mb = {nbd} MiB do not fit eal.memory_mb = {all}")
     })?;
     let (devices, engines) = engines(config, eal, &iova)?;
     let registry = Arc::new(Registry::new(config));
-    let links: Vec<_> = engines.iter().map(|_| Link::new(config.engine.luns)).collect();
+    let links: Vec<_> = engines
+        .iter()
+        .map(|_| Link::new(config.engine.luns))
+        .collect();
 
     let threads = start(config, eal, engines, &registry, &links)?;
-    let nbd_socket =
-        sockets.nbd.is_some().then(|| config.nbd.socket.to_string_lossy().into_owned());
-    let appliance =
-        Appliance { dpdk: eal.version(), huge_pages: eal.has_hugepages(), devices, nbd_socket };
-    let luns = Luns::new(registry.clone(), links.clone(), buffers, config.nbd.max_in_flight);
-    let service = Service { links: links.clone(), registry: registry.clone(), appliance };
+    let nbd_socket = sockets
+        .nbd
+        .is_some()
+        .then(|| config.nbd.socket.to_string_lossy().into_owned());
+    let appliance = Appliance {
+        dpdk: eal.version(),
+        huge_pages: eal.has_hugepages(),
+        devices,
+        nbd_socket,
+    };
+    let luns = Luns::new(
+        registry.clone(),
+        links.clone(),
+        buffers,
+        config.nbd.max_in_flight,
+    );
+    let service = Service {
+        links: links.clone(),
+        registry: registry.clone(),
+        appliance,
+    };
     runtime.block_on(serve(config, sockets, luns, service, &links, &registry))?;
     for thread in threads {
         if thread.join().is_err() {
@@ -116,7 +138,10 @@ fn start(
     let mut threads = Vec::new();
     for ((mut engine, link), &cpu) in engines.into_iter().zip(links).zip(&config.engine.cores) {
         if !core::add_luns(&mut engine, &luns) {
-            bail!("engine.luns: there is no room for all {} configured LUNs", luns.len());
+            bail!(
+                "engine.luns: there is no room for all {} configured LUNs",
+                luns.len()
+            );
         }
         let link = link.clone();
         let thread = std::thread::Builder::new().name(format!("aoe-core-{cpu}"));
@@ -156,7 +181,11 @@ impl Sockets {
             None
         } else {
             make_folder(&config.nbd.socket).context("nbd.socket")?;
-            Some(nbd::bind(&config.nbd.socket, config.nbd_mode()?).await.context("nbd.socket")?)
+            Some(
+                nbd::bind(&config.nbd.socket, config.nbd_mode()?)
+                    .await
+                    .context("nbd.socket")?,
+            )
         };
         make_folder(&config.control.socket).context("control.socket")?;
         let control = nbd::bind(&config.control.socket, nbd::DEFAULT_SOCKET_MODE)
@@ -191,7 +220,12 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     for (core, link) in links.iter().enumerate() {
-        tokio::spawn(watch_core(core, links.to_vec(), link.clone(), registry.clone()));
+        tokio::spawn(watch_core(
+            core,
+            links.to_vec(),
+            link.clone(),
+            registry.clone(),
+        ));
     }
     tokio::spawn(say_if_silent(registry.clone()));
     let (control, _control_file) = sockets.control;
@@ -204,10 +238,18 @@ async fn serve(
             max_connections: config.nbd.max_connections,
             ..nbd::Options::default()
         };
-        exports = Some(tokio::spawn(nbd::serve(listener, Arc::new(luns), options, stopped)));
+        exports = Some(tokio::spawn(nbd::serve(
+            listener,
+            Arc::new(luns),
+            options,
+            stopped,
+        )));
         _nbd_file = Some(file);
     }
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     tracing::info!(control = %config.control.socket.display(), "ready");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

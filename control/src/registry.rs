@@ -38,12 +38,12 @@ impl Entry {
     /// Cores on which it is up, the `next`th first.
     fn up(&self, next: usize) -> impl Iterator<Item = (usize, Seen)> + '_ {
         let count = self.cores.len().max(1);
-        (0..count).map(move |i| next.wrapping_add(i) % count).filter_map(|core| {
-            match self.cores.get(core).copied().flatten() {
+        (0..count)
+            .map(move |i| next.wrapping_add(i) % count)
+            .filter_map(|core| match self.cores.get(core).copied().flatten() {
                 Some(seen) if seen.state == LunState::Up => Some((core, seen)),
                 _ => None,
-            }
-        })
+            })
     }
 }
 
@@ -85,7 +85,14 @@ impl Registry {
         let luns = config.lun.iter().enumerate().filter_map(|(i, lun)| {
             let address = lun.address(i).ok()?;
             let name = lun.name.clone().unwrap_or_else(|| address.to_string());
-            Some((address, Settings { name, read_only: lun.read_only, export: lun.export }))
+            Some((
+                address,
+                Settings {
+                    name,
+                    read_only: lun.read_only,
+                    export: lun.export,
+                },
+            ))
         });
         Self {
             luns: RwLock::default(),
@@ -107,20 +114,28 @@ impl Registry {
     /// Whether no LUN was ever up.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.luns.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.luns
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
     }
 
     /// Configured LUNs that were never up.
     #[must_use]
     pub fn missing(&self) -> Vec<ShelfSlot> {
         let luns = self.luns.read().unwrap_or_else(PoisonError::into_inner);
-        self.configured().into_iter().filter(|addr| !luns.contains_key(addr)).collect()
+        self.configured()
+            .into_iter()
+            .filter(|addr| !luns.contains_key(addr))
+            .collect()
     }
 
     /// The name that a LUN is exported and listed under.
     #[must_use]
     pub fn name(&self, addr: ShelfSlot) -> String {
-        self.configured.get(&addr).map_or_else(|| addr.to_string(), |s| s.name.clone())
+        self.configured
+            .get(&addr)
+            .map_or_else(|| addr.to_string(), |s| s.name.clone())
     }
 
     fn settings(&self, addr: ShelfSlot) -> Settings {
@@ -130,8 +145,15 @@ impl Registry {
             Export::Configured => configured.as_ref().is_some_and(|s| s.export),
             Export::None => false,
         };
-        let unnamed = || Settings { name: addr.to_string(), read_only: false, export };
-        Settings { export, ..configured.unwrap_or_else(unnamed) }
+        let unnamed = || Settings {
+            name: addr.to_string(),
+            read_only: false,
+            export,
+        };
+        Settings {
+            export,
+            ..configured.unwrap_or_else(unnamed)
+        }
     }
 
     /// Takes an event of a core, and says it to the log.
@@ -168,7 +190,11 @@ impl Registry {
             cores: vec![None; self.cores],
         });
         if let Some(place) = entry.cores.get_mut(core) {
-            *place = Some(Seen { id: lun.id, state: lun.state, identity: lun.identity });
+            *place = Some(Seen {
+                id: lun.id,
+                state: lun.state,
+                identity: lun.identity,
+            });
         }
         entry.info = lun;
     }
@@ -177,7 +203,9 @@ impl Registry {
     #[must_use]
     pub fn exports(&self) -> Vec<ExportInfo> {
         let luns = self.luns.read().unwrap_or_else(PoisonError::into_inner);
-        let up = luns.values().filter(|e| e.settings.export && e.up(0).next().is_some());
+        let up = luns
+            .values()
+            .filter(|e| e.settings.export && e.up(0).next().is_some());
         up.map(|e| self.export_info(e)).collect()
     }
 
@@ -191,12 +219,27 @@ impl Registry {
         let named = |e: &&Entry| e.settings.export && e.settings.name == name;
         let Some(entry) = luns.values().find(named) else {
             let expected = self.configured.values().any(|s| s.export && s.name == name);
-            return Err(if expected { Missing::Down(no_answer(name)) } else { Missing::Unknown });
+            return Err(if expected {
+                Missing::Down(no_answer(name))
+            } else {
+                Missing::Unknown
+            });
         };
-        let Some((core, Seen { id: lun, identity, .. })) = entry.up(next).next() else {
+        let Some((
+            core,
+            Seen {
+                id: lun, identity, ..
+            },
+        )) = entry.up(next).next()
+        else {
             return Err(Missing::Down(no_answer(name)));
         };
-        Ok(Opened { info: self.export_info(entry), core, lun, identity })
+        Ok(Opened {
+            info: self.export_info(entry),
+            core,
+            lun,
+            identity,
+        })
     }
 
     fn export_info(&self, entry: &Entry) -> ExportInfo {

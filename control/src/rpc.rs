@@ -54,7 +54,10 @@ const NO_METHOD: i32 = -32601;
 const PARAMS: i32 = -32602;
 
 fn error(code: i32, message: impl Into<String>) -> RpcError {
-    RpcError { code, message: message.into() }
+    RpcError {
+        code,
+        message: message.into(),
+    }
 }
 
 /// What the methods work on.
@@ -143,7 +146,10 @@ impl Service {
             "identify" => self.identify(parameters(params)?).await,
             _ => {
                 let known = "discover, list, stat, identify";
-                Err(error(NO_METHOD, format!("there is no method {method:?}; there are {known}")))
+                Err(error(
+                    NO_METHOD,
+                    format!("there is no method {method:?}; there are {known}"),
+                ))
             }
         }
     }
@@ -177,12 +183,20 @@ impl Service {
 
     async fn identify(&self, params: Identify) -> Result<Value, RpcError> {
         let luns = self.luns().await?;
-        let found = luns.into_iter().find(|l| l.name == params.lun || l.lun == params.lun);
+        let found = luns
+            .into_iter()
+            .find(|l| l.name == params.lun || l.lun == params.lun);
         let lun = found.ok_or_else(|| {
-            error(NO_LUN, format!("there is no LUN {:?}; `list` names them", params.lun))
+            error(
+                NO_LUN,
+                format!("there is no LUN {:?}; `list` names them", params.lun),
+            )
         })?;
         if lun.identify.is_none() {
-            return Err(error(NO_LUN, format!("{}: its target has not answered", params.lun)));
+            return Err(error(
+                NO_LUN,
+                format!("{}: its target has not answered", params.lun),
+            ));
         }
         serde_json::to_value(lun).map_err(|e| error(INVALID, e.to_string()))
     }

@@ -254,8 +254,11 @@ fn port(stats: &PortStats) -> Value {
 /// One core's counters.
 #[must_use]
 pub fn core(number: usize, s: &Snapshot, registry: &Registry) -> Value {
-    let drops: Map<_, _> =
-        s.drops.iter().map(|(why, n)| (why.name().to_owned(), json!(n))).collect();
+    let drops: Map<_, _> = s
+        .drops
+        .iter()
+        .map(|(why, n)| (why.name().to_owned(), json!(n)))
+        .collect();
     let luns: Vec<_> = s.luns.iter().map(|info| lun(info, registry)).collect();
     json!({
         "core": number,

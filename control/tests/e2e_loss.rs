@@ -15,7 +15,9 @@ fn ms(ms: u64) -> Duration {
 }
 
 fn loss_after(loss_ms: u32) -> Plan {
-    Plan::default().engine("loss_timeout_ms", loss_ms).engine("rto_max_ms", 500)
+    Plan::default()
+        .engine("loss_timeout_ms", loss_ms)
+        .engine("rto_max_ms", 500)
 }
 
 /// Keeps reads and writes in flight on a connection and counts each answer.
@@ -28,14 +30,24 @@ struct Load {
 
 impl Load {
     fn new(client: Client) -> Self {
-        Self { client, waiting: BTreeSet::new(), next: 0, failed: 0 }
+        Self {
+            client,
+            waiting: BTreeSet::new(),
+            next: 0,
+            failed: 0,
+        }
     }
 
     fn send(&mut self) {
         let handle = self.next;
         self.next += 1;
-        let command = if handle.is_multiple_of(2) { READ } else { WRITE };
-        self.client.request(command, 0, handle, handle % 64 * 8192, 8192);
+        let command = if handle.is_multiple_of(2) {
+            READ
+        } else {
+            WRITE
+        };
+        self.client
+            .request(command, 0, handle, handle % 64 * 8192, 8192);
         if command == WRITE {
             self.client.send(&[0x77; 8192]);
         }
@@ -43,8 +55,13 @@ impl Load {
     }
 
     fn receive(&mut self) {
-        let answer = self.client.answer(|handle| if handle.is_multiple_of(2) { 8192 } else { 0 });
-        assert!(self.waiting.remove(&answer.handle), "answered twice: {answer:?}");
+        let answer = self
+            .client
+            .answer(|handle| if handle.is_multiple_of(2) { 8192 } else { 0 });
+        assert!(
+            self.waiting.remove(&answer.handle),
+            "answered twice: {answer:?}"
+        );
         assert!(matches!(answer.error, 0 | EIO), "{answer:?}");
         self.failed += usize::from(answer.error != 0);
     }
@@ -75,7 +92,9 @@ impl Load {
 
 #[test]
 fn a_dead_target_fails_its_io_once_and_comes_back() {
-    let Some(mut lab) = Lab::start(loss_after(2000)) else { return };
+    let Some(mut lab) = Lab::start(loss_after(2000)) else {
+        return;
+    };
     let mut load = Load::new(lab.open("e1.1"));
     load.run(16, ms(300));
     assert_eq!(load.failed, 0);
@@ -98,25 +117,40 @@ fn a_dead_target_fails_its_io_once_and_comes_back() {
 
     lab.targets[0].start();
     let took = lab.daemon.wait_state("e1.1", "up");
-    assert!(took < ms(1000), "two probe intervals are 400 ms, it took {took:?}");
+    assert!(
+        took < ms(1000),
+        "two probe intervals are 400 ms, it took {took:?}"
+    );
     let failed = load.failed;
     load.run(16, ms(200));
     load.drain();
-    assert_eq!(load.failed, failed, "all is well again on the same connection");
+    assert_eq!(
+        load.failed, failed,
+        "all is well again on the same connection"
+    );
     assert_eq!(load.client.call(READ, 0, 8192, 8192).data, [0x77; 8192]);
     lab.assert_idle();
 }
 
 #[test]
 fn fio_is_told_of_a_dead_target() {
-    let Some(mut lab) = Lab::start(loss_after(2000)) else { return };
-    let args = fio_args(&lab.uri("e1.1"), &["--rw=randrw", "--bs=16k", "--iodepth=16"]);
+    let Some(mut lab) = Lab::start(loss_after(2000)) else {
+        return;
+    };
+    let args = fio_args(
+        &lab.uri("e1.1"),
+        &["--rw=randrw", "--bs=16k", "--iodepth=16"],
+    );
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let endless = ["--size=128M", "--time_based", "--runtime=40"];
     let mut job = client("fio", &[&args[..], &endless].concat());
-    let job = job.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let job = job
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
     let job = job.spawn().expect("fio");
-    wait_until("fio is busy", || lab.lun("e1.1")["completed"].as_u64() > Some(500));
+    wait_until("fio is busy", || {
+        lab.lun("e1.1")["completed"].as_u64() > Some(500)
+    });
     lab.targets[0].kill();
     let start = Instant::now();
     let output = job.wait_with_output().expect("fio ends");
@@ -132,8 +166,18 @@ fn resumes(plan: Plan, disturb: impl FnOnce(&Lab)) {
     let Some(lab) = Lab::start(plan) else { return };
     let uri = lab.uri("e1.1");
     let done = |lab: &Lab| lab.lun("e1.1")["completed"].as_u64().expect("a count");
-    let verify = ["--verify=crc32c", "--verify_fatal=1", "--iodepth=16", "--rw=randrw"];
-    let slow = ["--bsrange=4k-64k", "--size=64M", "--rate=20M,20M", "--verify_backlog=64"];
+    let verify = [
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--iodepth=16",
+        "--rw=randrw",
+    ];
+    let slow = [
+        "--bsrange=4k-64k",
+        "--size=64M",
+        "--rate=20M,20M",
+        "--verify_backlog=64",
+    ];
     std::thread::scope(|scope| {
         let job = scope.spawn(|| fio(&uri, &[&verify[..], &slow].concat()));
         wait_until("fio is busy", || done(&lab) > 200);
@@ -147,7 +191,11 @@ fn resumes(plan: Plan, disturb: impl FnOnce(&Lab)) {
         (&lun["state"], &lun["failed"], &lun["losses"]),
         (&"up".into(), &0.into(), &0.into())
     );
-    assert!(lab.core()["resends"].as_u64() > Some(0), "it was disturbed: {:#}", lab.core());
+    assert!(
+        lab.core()["resends"].as_u64() > Some(0),
+        "it was disturbed: {:#}",
+        lab.core()
+    );
     lab.assert_idle();
 }
 
@@ -163,38 +211,59 @@ fn a_target_that_pauses() {
 
 #[test]
 fn a_link_that_goes_down_far_away() {
-    resumes(Plan { switch: true, ..Plan::default() }, |lab| {
-        lab.net.set_switch_port("down");
-        std::thread::sleep(ms(1000));
-        lab.net.set_switch_port("up");
-    });
+    resumes(
+        Plan {
+            switch: true,
+            ..Plan::default()
+        },
+        |lab| {
+            lab.net.set_switch_port("down");
+            std::thread::sleep(ms(1000));
+            lab.net.set_switch_port("up");
+        },
+    );
 }
 
 #[test]
 fn our_own_link_goes_down() {
-    resumes(Plan { switch: true, ..Plan::default() }, |lab| {
-        lab.net.set_outer(false);
-        std::thread::sleep(ms(1000));
-        lab.net.set_outer(true);
-    });
+    resumes(
+        Plan {
+            switch: true,
+            ..Plan::default()
+        },
+        |lab| {
+            lab.net.set_outer(false);
+            std::thread::sleep(ms(1000));
+            lab.net.set_outer(true);
+        },
+    );
 }
 
 #[test]
 fn a_link_that_flaps() {
-    resumes(Plan { switch: true, ..Plan::default() }, |lab| {
-        for _ in 0..5 {
-            lab.net.set_switch_port("down");
-            std::thread::sleep(ms(150));
-            lab.net.set_switch_port("up");
-            std::thread::sleep(ms(150));
-        }
-    });
+    resumes(
+        Plan {
+            switch: true,
+            ..Plan::default()
+        },
+        |lab| {
+            for _ in 0..5 {
+                lab.net.set_switch_port("down");
+                std::thread::sleep(ms(150));
+                lab.net.set_switch_port("up");
+                std::thread::sleep(ms(150));
+            }
+        },
+    );
 }
 
 /// Restarts the target with a file of another size; waits until that is known.
 fn restart_with(lab: &mut Lab, bytes: u64, pause: Duration) {
     lab.targets[0].kill();
-    let file = std::fs::File::options().write(true).open(&lab.targets[0].file).expect("the disk");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&lab.targets[0].file)
+        .expect("the disk");
     file.set_len(bytes).expect("another size");
     // An announcement soon after another is passed over: see `restarts_in_a_row`.
     std::thread::sleep(pause);
@@ -208,19 +277,38 @@ fn restart_with(lab: &mut Lab, bytes: u64, pause: Duration) {
 #[test]
 fn a_lun_that_grows_and_shrinks() {
     let disks = vec![Disk::new(1, 1, 64 * MIB)];
-    let Some(mut lab) = Lab::start(Plan { disks, ..Plan::default() }) else { return };
+    let Some(mut lab) = Lab::start(Plan {
+        disks,
+        ..Plan::default()
+    }) else {
+        return;
+    };
     let mut old = lab.open("e1.1");
     assert_eq!(old.call(WRITE, 0, 0, 4096).error, 0);
     restart_with(&mut lab, 128 * MIB, ms(200));
     assert!(lab.daemon.says(&["list"]).contains("128.0 MiB"));
-    assert_eq!(lab.daemon.json(&["identify", "e1.1"])["identify"]["sectors"], 128 * MIB / 512);
-    assert_eq!(old.call(READ, 0, 0, 4096).data, [0xab; 4096], "the old connection goes on");
-    assert_eq!(lab.open("e1.1").call(WRITE, 0, 127 * MIB, 4096).error, 0, "all of it is there");
+    assert_eq!(
+        lab.daemon.json(&["identify", "e1.1"])["identify"]["sectors"],
+        128 * MIB / 512
+    );
+    assert_eq!(
+        old.call(READ, 0, 0, 4096).data,
+        [0xab; 4096],
+        "the old connection goes on"
+    );
+    assert_eq!(
+        lab.open("e1.1").call(WRITE, 0, 127 * MIB, 4096).error,
+        0,
+        "all of it is there"
+    );
 
     restart_with(&mut lab, 32 * MIB, ms(200));
     for mut client in [old, lab.open("e1.1")] {
         let answer = client.call(READ, 0, 48 * MIB, 4096);
-        assert!(answer.error != 0 && answer.data.is_empty(), "past the new end: {answer:?}");
+        assert!(
+            answer.error != 0 && answer.data.is_empty(),
+            "past the new end: {answer:?}"
+        );
         assert_eq!(client.call(READ, 0, 0, 4096).data, [0xab; 4096]);
     }
     lab.assert_idle();
@@ -229,7 +317,12 @@ fn a_lun_that_grows_and_shrinks() {
 #[test]
 fn restarts_in_a_row() {
     let disks = vec![Disk::new(1, 1, 64 * MIB)];
-    let Some(mut lab) = Lab::start(Plan { disks, ..Plan::default() }) else { return };
+    let Some(mut lab) = Lab::start(Plan {
+        disks,
+        ..Plan::default()
+    }) else {
+        return;
+    };
     for round in 0..20 {
         restart_with(&mut lab, (32 + round) * MIB, ms(0));
     }
@@ -237,7 +330,12 @@ fn restarts_in_a_row() {
 
 #[test]
 fn a_restart_that_nobody_heard_of() {
-    let Some(mut lab) = Lab::start(Plan { switch: true, ..Plan::default() }) else { return };
+    let Some(mut lab) = Lab::start(Plan {
+        switch: true,
+        ..Plan::default()
+    }) else {
+        return;
+    };
     lab.net.set_switch_port("down");
     lab.targets[0].kill();
     lab.targets[0].grow(512 * MIB);
@@ -252,7 +350,9 @@ fn a_restart_that_nobody_heard_of() {
 
 #[test]
 fn an_idle_lun_is_lost_too() {
-    let Some(mut lab) = Lab::start(loss_after(2000)) else { return };
+    let Some(mut lab) = Lab::start(loss_after(2000)) else {
+        return;
+    };
     lab.targets[0].kill();
     lab.daemon.wait_state("e1.1", "lost");
 }
@@ -260,7 +360,9 @@ fn an_idle_lun_is_lost_too() {
 #[test]
 #[ignore = "aoed does not do that yet: hazard 34, the FLUSH succeeds"]
 fn a_flush_after_a_restart_tells_of_lost_writes() {
-    let Some(mut lab) = Lab::start(loss_after(2000)) else { return };
+    let Some(mut lab) = Lab::start(loss_after(2000)) else {
+        return;
+    };
     let mut client = lab.open("e1.1");
     assert_eq!(client.call(WRITE, 0, 0, 4096).error, 0);
     lab.targets[0].kill();
@@ -268,27 +370,41 @@ fn a_flush_after_a_restart_tells_of_lost_writes() {
     lab.daemon.wait_state("e1.1", "lost");
     lab.targets[0].start();
     lab.daemon.wait_state("e1.1", "up");
-    assert_ne!(client.call(FLUSH, 0, 0, 0).error, 0, "the write may be gone");
+    assert_ne!(
+        client.call(FLUSH, 0, 0, 0).error,
+        0,
+        "the write may be gone"
+    );
     assert_eq!(client.call(FLUSH, 0, 0, 0).error, 0, "said once");
 }
 
 #[test]
 #[ignore = "aoed does not do that yet: hazard 34, the FLUSH succeeds"]
 fn a_quick_restart_is_noticed_by_the_next_flush() {
-    let Some(mut lab) = Lab::start(Plan::default()) else { return };
+    let Some(mut lab) = Lab::start(Plan::default()) else {
+        return;
+    };
     let mut client = lab.open("e1.1");
     assert_eq!(client.call(WRITE, 0, 0, 4096).error, 0);
     lab.targets[0].kill();
     lab.targets[0].start();
     // Its announcement, with nothing in flight.
     std::thread::sleep(ms(500));
-    assert_ne!(client.call(FLUSH, 0, 0, 0).error, 0, "the write may be gone");
+    assert_ne!(
+        client.call(FLUSH, 0, 0, 0).error,
+        0,
+        "the write may be gone"
+    );
 }
 
 #[test]
 #[ignore = "aoed does not do that yet: hazard 17, the frames never shrink and every read fails"]
 fn a_path_that_drops_jumbo_frames() {
-    let plan = Plan { switch: true, ..Plan::default() }.engine("loss_timeout_ms", 10_000);
+    let plan = Plan {
+        switch: true,
+        ..Plan::default()
+    }
+    .engine("loss_timeout_ms", 10_000);
     let Some(lab) = Lab::start(plan) else { return };
     let source = lab.random_file("source", MIB, 11);
     lab::tools::succeed("nbdcopy", &[path(&source), &lab.uri("e1.1")]);
@@ -296,7 +412,13 @@ fn a_path_that_drops_jumbo_frames() {
     let mut client = lab.open("e1.1");
     let start = Instant::now();
     let answer = client.call(READ, 0, 0, 64 << 10);
-    assert_eq!(answer.error, 0, "after {:?}: {:#}", start.elapsed(), lab.lun("e1.1"));
+    assert_eq!(
+        answer.error,
+        0,
+        "after {:?}: {:#}",
+        start.elapsed(),
+        lab.lun("e1.1")
+    );
     assert!(answer.data == lab::tools::head(&source, 64 << 10));
     assert!(lab.lun("e1.1")["sectors_per_frame"].as_u64() <= Some(2));
     // The road is wide again, and that is found out too.

@@ -23,7 +23,9 @@ fn assert_says(said: &str, expected: &[&str]) {
 
 #[test]
 fn aoectl_lists_and_identifies() {
-    let Some(lab) = Lab::start(Plan::patient()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else {
+        return;
+    };
     let lun = lab.lun("e1.1");
     for (key, value) in [
         ("name", "e1.1".into()),
@@ -38,7 +40,10 @@ fn aoectl_lists_and_identifies() {
     }
     assert!(lun["rtt_us"].as_f64().expect("a time") > 0.0, "{lun:#}");
     let mac = lun["mac"].as_str().expect("a MAC");
-    assert_eq!(lab.daemon.json(&["discover", "--wait", "50"])["luns"][0]["mac"], mac);
+    assert_eq!(
+        lab.daemon.json(&["discover", "--wait", "50"])["luns"][0]["mac"],
+        mac
+    );
     for command in ["list", "discover"] {
         let said = lab.daemon.says(&[command]);
         let row = said.lines().find(|line| line.starts_with("e1.1 "));
@@ -46,12 +51,23 @@ fn aoectl_lists_and_identifies() {
     }
 
     let disk = lab.daemon.json(&["identify", "e1.1"]);
-    let serial = disk["identify"]["serial"].as_str().expect("a serial number");
+    let serial = disk["identify"]["serial"]
+        .as_str()
+        .expect("a serial number");
     assert!(serial.starts_with("1.1:"), "{serial}");
     assert_eq!(disk["identify"]["model"], "Coraid EtherDrive vblade");
     assert_eq!(disk["identify"]["sectors"], 256 * MIB / 512);
     let said = lab.daemon.says(&["identify", "e1.1"]);
-    assert_says(&said, &[serial, "Coraid EtherDrive vblade", "256.0 MiB", "unknown", mac]);
+    assert_says(
+        &said,
+        &[
+            serial,
+            "Coraid EtherDrive vblade",
+            "256.0 MiB",
+            "unknown",
+            mac,
+        ],
+    );
     let none = lab.daemon.ctl(&["identify", "e9.9"]);
     assert_eq!(none.status.code(), Some(1));
     assert_says(&lab::daemon::text(&none), &["e9.9"]);
@@ -59,7 +75,9 @@ fn aoectl_lists_and_identifies() {
 
 #[test]
 fn aoectl_counts() {
-    let Some(lab) = Lab::start(Plan::patient()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else {
+        return;
+    };
     assert_eq!(lab.open("e1.1").call(READ, 0, 0, 64 << 10).error, 0);
     let stat = lab.daemon.json(&["stat"]);
     let port = &stat["appliance"]["ports"][0];
@@ -70,19 +88,33 @@ fn aoectl_counts() {
     let core = &stat["cores"][0];
     // 128 sectors in frames of at most 17, and what discovery took.
     assert!(core["matched"].as_u64() >= Some(8), "{core:#}");
-    assert_eq!(core["matched"], core["ports"][0]["transmitted"], "each has its answer");
+    assert_eq!(
+        core["matched"], core["ports"][0]["transmitted"],
+        "each has its answer"
+    );
     assert_eq!(core["luns"][0]["completed"], 1, "{core:#}");
-    assert_says(&lab.daemon.says(&["stat"]), &["net_af_packet", "mtu", "9000", "matched"]);
+    assert_says(
+        &lab.daemon.says(&["stat"]),
+        &["net_af_packet", "mtu", "9000", "matched"],
+    );
     lab.assert_clean();
 }
 
 #[test]
 fn copies_there_and_back() {
-    let Some(lab) = Lab::start(Plan::patient()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else {
+        return;
+    };
     let uri = lab.uri("e1.1");
     let info = succeed("nbdinfo", &[&uri]);
-    assert_says(&info, &["export-size: 268435456", "can_flush: true", "can_fua: true"]);
-    assert_says(&info, &["can_trim: false", "can_zero: true", "is_read_only: false"]);
+    assert_says(
+        &info,
+        &["export-size: 268435456", "can_flush: true", "can_fua: true"],
+    );
+    assert_says(
+        &info,
+        &["can_trim: false", "can_zero: true", "is_read_only: false"],
+    );
     assert_says(&info, &["block_size_minimum: 512", "can_multi_conn: true"]);
 
     let source = lab.random_file("source", 64 * MIB, 1);
@@ -94,25 +126,59 @@ fn copies_there_and_back() {
     assert_same(disk, &back, 256 * MIB);
 
     let other = lab.random_file("other", 256 * MIB, 2);
-    let convert = ["convert", "-n", "-f", "raw", "-O", "raw", path(&other), &uri];
+    let convert = [
+        "convert",
+        "-n",
+        "-f",
+        "raw",
+        "-O",
+        "raw",
+        path(&other),
+        &uri,
+    ];
     succeed("qemu-img", &convert);
     assert_same(&other, disk, 256 * MIB);
-    let compare = |file| run("qemu-img", &["compare", "-f", "raw", "-F", "raw", file, &uri]);
+    let compare = |file| {
+        run(
+            "qemu-img",
+            &["compare", "-f", "raw", "-F", "raw", file, &uri],
+        )
+    };
     assert_eq!(compare(path(&other)).status.code(), Some(0));
-    assert_eq!(compare(path(&back)).status.code(), Some(1), "they do differ");
+    assert_eq!(
+        compare(path(&back)).status.code(),
+        Some(1),
+        "they do differ"
+    );
     lab.assert_clean();
 }
 
 #[test]
 fn fio_verifies() {
-    let Some(lab) = Lab::start(Plan::patient()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else {
+        return;
+    };
     let uri = lab.uri("e1.1");
-    let verify = ["--verify=crc32c", "--verify_fatal=1", "--iodepth=16", "--rw=randrw"];
+    let verify = [
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--iodepth=16",
+        "--rw=randrw",
+    ];
     fio(&uri, &[&verify[..], &["--bs=4k", "--size=64M"]].concat());
-    fio(&uri, &[&verify[..], &["--bsrange=512-256k", "--size=128M"]].concat());
+    fio(
+        &uri,
+        &[&verify[..], &["--bsrange=512-256k", "--size=128M"]].concat(),
+    );
     let core = lab.core();
-    assert!(core["ports"][0]["zero_copy"].as_u64() > Some(1000), "{core:#}");
-    assert_eq!(core["ports"][0]["bounced"], 0, "af_packet takes any memory: {core:#}");
+    assert!(
+        core["ports"][0]["zero_copy"].as_u64() > Some(1000),
+        "{core:#}"
+    );
+    assert_eq!(
+        core["ports"][0]["bounced"], 0,
+        "af_packet takes any memory: {core:#}"
+    );
     lab.assert_clean();
 }
 
@@ -120,7 +186,12 @@ fn fio_verifies() {
 fn released_frames_are_left_alone() {
     let plan = Plan::patient().engine("checks", true);
     let Some(lab) = Lab::start(plan) else { return };
-    let verify = ["--verify=crc32c", "--iodepth=16", "--rw=randrw", "--bsrange=512-128k"];
+    let verify = [
+        "--verify=crc32c",
+        "--iodepth=16",
+        "--rw=randrw",
+        "--bsrange=512-128k",
+    ];
     fio(&lab.uri("e1.1"), &[&verify[..], &["--size=32M"]].concat());
     assert!(lab.core()["ports"][0]["zero_copy"].as_u64() > Some(100));
     lab.assert_clean();
@@ -128,14 +199,25 @@ fn released_frames_are_left_alone() {
 
 #[test]
 fn small_frames() {
-    let plan = Plan { mtu: 1500, ..Plan::patient() };
+    let plan = Plan {
+        mtu: 1500,
+        ..Plan::patient()
+    };
     let Some(lab) = Lab::start(plan) else { return };
     assert_eq!(lab.lun("e1.1")["sectors_per_frame"], 2);
-    assert_eq!(lab.daemon.json(&["stat"])["appliance"]["ports"][0]["mtu"], 1500);
+    assert_eq!(
+        lab.daemon.json(&["stat"])["appliance"]["ports"][0]["mtu"],
+        1500
+    );
     let source = lab.random_file("source", 8 * MIB, 3);
     succeed("nbdcopy", &[path(&source), &lab.uri("e1.1")]);
     assert_same(&source, &lab.targets[0].file, 8 * MIB);
-    let verify = ["--verify=crc32c", "--iodepth=16", "--rw=randrw", "--bsrange=512-64k"];
+    let verify = [
+        "--verify=crc32c",
+        "--iodepth=16",
+        "--rw=randrw",
+        "--bsrange=512-64k",
+    ];
     fio(&lab.uri("e1.1"), &[&verify[..], &["--size=16M"]].concat());
     lab.assert_clean();
 }
@@ -143,17 +225,29 @@ fn small_frames() {
 #[test]
 fn two_luns_at_once() {
     let disks = vec![Disk::new(1, 1, 64 * MIB), Disk::new(2, 7, 96 * MIB)];
-    let Some(lab) = Lab::start(Plan { disks, ..Plan::patient() }) else { return };
+    let Some(lab) = Lab::start(Plan {
+        disks,
+        ..Plan::patient()
+    }) else {
+        return;
+    };
     assert_eq!(lab.lun("e2.7")["size_bytes"], 96 * MIB);
     assert_ne!(lab.lun("e1.1")["mac"], serde_json::Value::Null);
     let listed = succeed("nbdinfo", &["--list", &lab.uri("")]);
     assert_says(&listed, &["export=\"e1.1\"", "export=\"e2.7\""]);
-    let sources = [lab.random_file("a", 64 * MIB, 4), lab.random_file("b", 64 * MIB, 5)];
+    let sources = [
+        lab.random_file("a", 64 * MIB, 4),
+        lab.random_file("b", 64 * MIB, 5),
+    ];
     let uris = [lab.uri("e1.1"), lab.uri("e2.7")];
     let copies: Vec<_> = sources
         .iter()
         .zip(&uris)
-        .map(|(from, to)| lab::tools::client("nbdcopy", &[path(from), to]).spawn().expect("it"))
+        .map(|(from, to)| {
+            lab::tools::client("nbdcopy", &[path(from), to])
+                .spawn()
+                .expect("it")
+        })
         .collect();
     for mut copy in copies {
         assert!(copy.wait().expect("its end").success());
@@ -165,7 +259,9 @@ fn two_luns_at_once() {
 
 #[test]
 fn flush_fua_zeroes_and_trim() {
-    let Some(lab) = Lab::start(Plan::patient()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else {
+        return;
+    };
     let mut client = lab.open("e1.1");
     let commands = || lab.lun("e1.1")["commands"].as_u64().expect("a count");
     let before = commands();
@@ -180,7 +276,11 @@ fn flush_fua_zeroes_and_trim() {
     // A trim that was not offered is refused; zeroes are written out.
     assert_eq!(client.call(TRIM, 0, 0, 4096).error, EINVAL);
     assert_eq!(head(&lab.targets[0].file, 4096), [0xab; 4096]);
-    assert_ne!(client.call(ZEROES, FAST_ZERO, 0, 4096).error, 0, "it cannot be fast");
+    assert_ne!(
+        client.call(ZEROES, FAST_ZERO, 0, 4096).error,
+        0,
+        "it cannot be fast"
+    );
     assert_eq!(client.call(ZEROES, 0, 512, 1024).error, 0);
     let mut expected = vec![0xab; 4096];
     expected[512..1536].fill(0);
@@ -192,7 +292,9 @@ fn flush_fua_zeroes_and_trim() {
     qemu("write -z 1M 3M");
     let disk = head(&lab.targets[0].file, 5 * MIB);
     let zeroed = |range: std::ops::Range<u64>, byte| {
-        disk[range.start as usize..range.end as usize].iter().all(|&b| b == byte)
+        disk[range.start as usize..range.end as usize]
+            .iter()
+            .all(|&b| b == byte)
     };
     assert!(zeroed(0..MIB, 0x5a) && zeroed(MIB..4 * MIB, 0) && zeroed(4 * MIB..5 * MIB, 0x5a));
     lab.assert_clean();
@@ -200,7 +302,9 @@ fn flush_fua_zeroes_and_trim() {
 
 #[test]
 fn bad_requests_are_refused() {
-    let Some(lab) = Lab::start(Plan::patient()) else { return };
+    let Some(lab) = Lab::start(Plan::patient()) else {
+        return;
+    };
     let mut client = lab.open("e1.1");
     let end = 256 * MIB;
     for (command, offset, len, error) in [
@@ -220,8 +324,15 @@ fn bad_requests_are_refused() {
         let what = format!("command {command} at {offset}, {len} bytes: {answer:?}");
         assert_eq!((answer.error, answer.data.len()), (error, 0), "{what}");
     }
-    assert_eq!(client.call(READ, 0, end - 512, 512).data, [0; 512], "the connection lives");
-    assert!(head(&lab.targets[0].file, 4096) == [0; 4096], "nothing was written");
+    assert_eq!(
+        client.call(READ, 0, end - 512, 512).data,
+        [0; 512],
+        "the connection lives"
+    );
+    assert!(
+        head(&lab.targets[0].file, 4096) == [0; 4096],
+        "nothing was written"
+    );
     lab.assert_clean();
 }
 
@@ -230,14 +341,24 @@ fn read_only_and_named() {
     let tables = "[[lun]]\naddress = \"e1.1\"\nname = \"backup\"\nread_only = true\n\
                   [[lun]]\naddress = \"e1.2\"\nexport = false\n";
     let disks = vec![Disk::new(1, 1, 16 * MIB), Disk::new(1, 2, 16 * MIB)];
-    let plan = Plan { disks, ..Plan::patient() }.tables(tables);
+    let plan = Plan {
+        disks,
+        ..Plan::patient()
+    }
+    .tables(tables);
     let Some(lab) = Lab::start(plan) else { return };
     let marked = random(6, 4096);
-    std::fs::write(&lab.targets[0].file, [&marked[..], &vec![0; 16 * MIB as usize]].concat())
-        .expect("a disk");
+    std::fs::write(
+        &lab.targets[0].file,
+        [&marked[..], &vec![0; 16 * MIB as usize]].concat(),
+    )
+    .expect("a disk");
     assert_eq!(lab.lun("e1.1")["name"], "backup");
     assert_eq!(lab.daemon.json(&["identify", "backup"])["lun"], "e1.1");
-    assert_says(&succeed("nbdinfo", &[&lab.uri("backup")]), &["is_read_only: true"]);
+    assert_says(
+        &succeed("nbdinfo", &[&lab.uri("backup")]),
+        &["is_read_only: true"],
+    );
     let mut client = lab.open("backup");
     for command in [WRITE, ZEROES] {
         assert_eq!(client.call(command, 0, 0, 512).error, EPERM);
@@ -245,37 +366,59 @@ fn read_only_and_named() {
     assert!(client.call(READ, 0, 0, 4096).data == marked);
     let source = lab.random_file("source", MIB, 7);
     fail("nbdcopy", &[path(&source), &lab.uri("backup")]);
-    assert!(head(&lab.targets[0].file, 4096) == marked, "nothing was written");
+    assert!(
+        head(&lab.targets[0].file, 4096) == marked,
+        "nothing was written"
+    );
     fail("nbdinfo", &[&lab.uri("e1.2")]);
     let listed = succeed("nbdinfo", &["--list", &lab.uri("")]);
-    assert!(listed.contains("backup") && !listed.contains("e1.2"), "{listed}");
+    assert!(
+        listed.contains("backup") && !listed.contains("e1.2"),
+        "{listed}"
+    );
 }
 
 #[test]
 fn starts_and_stops() {
-    let Some(mut lab) = Lab::start(Plan::patient()) else { return };
+    let Some(mut lab) = Lab::start(Plan::patient()) else {
+        return;
+    };
     let start = Instant::now();
     let (code, said) = aoed_fails(&[], &lab.daemon.config);
     assert_eq!(code, Some(1), "{said}");
     let named = [path(&lab.daemon.nbd), path(&lab.daemon.control)];
     assert!(named.iter().any(|socket| said.contains(socket)), "{said}");
     assert!(start.elapsed() < Duration::from_secs(10));
-    assert_eq!(lab.open("e1.1").call(READ, 0, 0, 512).error, 0, "the first goes on");
+    assert_eq!(
+        lab.open("e1.1").call(READ, 0, 0, 512).error,
+        0,
+        "the first goes on"
+    );
 
     // A client that has a connection open does not hold it up.
     let mut client = lab.open("e1.1");
     let start = Instant::now();
     lab.daemon.stop();
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
     client.expect_end();
     let gone = lab.daemon.ctl(&["list"]);
     assert_eq!(gone.status.code(), Some(1));
-    assert_says(&lab::daemon::text(&gone), &[path(&lab.daemon.control), "is aoed running"]);
+    assert_says(
+        &lab::daemon::text(&gone),
+        &[path(&lab.daemon.control), "is aoed running"],
+    );
 
     lab.daemon.start();
     lab.daemon.wait_state("e1.1", "up");
     lab.daemon.kill();
-    assert!(lab.daemon.nbd.exists() && lab.daemon.control.exists(), "kill -9 leaves them");
+    assert!(
+        lab.daemon.nbd.exists() && lab.daemon.control.exists(),
+        "kill -9 leaves them"
+    );
     lab.daemon.start();
     lab.daemon.wait_state("e1.1", "up");
     let mut client: Client = lab.open("e1.1");

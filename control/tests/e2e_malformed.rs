@@ -41,14 +41,24 @@ fn end(mut forger: Child) {
 fn works(lab: &Lab, address: &str, file: &std::path::Path) {
     let mut client = lab.open(address);
     assert_eq!(client.call(WRITE, 0, 0, 64 << 10).error, 0, "{address}");
-    assert!(client.call(READ, 0, 0, 64 << 10).data == [0xab; 64 << 10], "{address}");
-    assert!(lab::tools::head(file, 64 << 10) == [0xab; 64 << 10], "{address}");
+    assert!(
+        client.call(READ, 0, 0, 64 << 10).data == [0xab; 64 << 10],
+        "{address}"
+    );
+    assert!(
+        lab::tools::head(file, 64 << 10) == [0xab; 64 << 10],
+        "{address}"
+    );
     assert_eq!(lab.lun(address)["failed"], 0);
 }
 
 #[test]
 fn tagged_frames() {
-    let plan = Plan { disks: vec![], vlan: Some(100), ..Plan::default() };
+    let plan = Plan {
+        disks: vec![],
+        vlan: Some(100),
+        ..Plan::default()
+    };
     let Some(lab) = start(plan) else { return };
     // This one sees only what is tagged, and tags its answers; af_packet hands tags over apart.
     let (target, file) = forged_target(&lab, 1, &["vlan=100".to_owned()]);
@@ -62,7 +72,10 @@ fn forge(lab: &Lab, mode: &str, args: &[&str]) -> Child {
     let script = lab.file("forge.py");
     std::fs::write(&script, FORGE).expect("a script");
     let mut command = lab.net.command("python3");
-    command.arg(script).args([mode, &lab.net.inner, &lab.net.outer_mac()]).args(args);
+    command
+        .arg(script)
+        .args([mode, &lab.net.inner, &lab.net.outer_mac()])
+        .args(args);
     command.stdout(Stdio::piped()).spawn().expect("python3")
 }
 
@@ -75,15 +88,29 @@ fn done(forger: Child) -> Value {
 }
 
 fn dropped(lab: &Lab, reason: &str) -> u64 {
-    lab.core()["drops"][reason].as_u64().unwrap_or_else(|| panic!("no such reason: {reason}"))
+    lab.core()["drops"][reason]
+        .as_u64()
+        .unwrap_or_else(|| panic!("no such reason: {reason}"))
 }
 
 #[test]
 fn a_hundred_thousand_forged_frames() {
-    let Some(mut lab) = start(Plan::default()) else { return };
+    let Some(mut lab) = start(Plan::default()) else {
+        return;
+    };
     let uri = lab.uri("e1.1");
-    let verify = ["--verify=crc32c", "--verify_fatal=1", "--iodepth=16", "--rw=randrw"];
-    let job = ["--bsrange=512-64k", "--size=64M", "--time_based", "--runtime=15"];
+    let verify = [
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--iodepth=16",
+        "--rw=randrw",
+    ];
+    let job = [
+        "--bsrange=512-64k",
+        "--size=64M",
+        "--time_based",
+        "--runtime=15",
+    ];
     let slowly = ["--rate=8M,8M", "--verify_backlog=64"];
     let said = std::thread::scope(|scope| {
         let job = scope.spawn(|| fio(&uri, &[&verify[..], &job, &slowly].concat()));
@@ -93,7 +120,10 @@ fn a_hundred_thousand_forged_frames() {
         job.join().expect("fio is content");
         said
     });
-    assert!(said["seen"].as_u64() > Some(50), "too few answers to mutate: {said}");
+    assert!(
+        said["seen"].as_u64() > Some(50),
+        "too few answers to mutate: {said}"
+    );
     assert!(lab.daemon.runs());
     let drops = lab.core()["drops"].clone();
     // A lower bound: the ring may have had no room for some of the 5,500 frames of each kind. With
@@ -101,8 +131,16 @@ fn a_hundred_thousand_forged_frames() {
     for reason in ["not_aoe", "request", "stale_tag", "malformed", "version"] {
         assert!(drops[reason].as_u64() > Some(1000), "{reason}: {drops:#}");
     }
-    let sum: u64 = drops.as_object().expect("drops").values().filter_map(Value::as_u64).sum();
-    assert!(sum > 80_000, "nearly all were received and dropped: {drops:#}");
+    let sum: u64 = drops
+        .as_object()
+        .expect("drops")
+        .values()
+        .filter_map(Value::as_u64)
+        .sum();
+    assert!(
+        sum > 80_000,
+        "nearly all were received and dropped: {drops:#}"
+    );
     // The target's next true answer puts right what the forged announcements changed.
     lab.daemon.says(&["discover", "--wait", "300"]);
     wait_until("its limits are known again", || {
@@ -127,9 +165,13 @@ struct Waiting {
 impl Waiting {
     fn start() -> Option<Self> {
         // No resend of its own gets in the way: the loss timeout is 5 s.
-        let plan = Plan::default().engine("rto_min_ms", 4000).engine("rto_max_ms", 4000);
-        let lab =
-            start(plan.engine("rto_initial_ms", 4000).engine("discovery_interval_ms", 60000))?;
+        let plan = Plan::default()
+            .engine("rto_min_ms", 4000)
+            .engine("rto_max_ms", 4000);
+        let lab = start(
+            plan.engine("rto_initial_ms", 4000)
+                .engine("discovery_interval_ms", 60000),
+        )?;
         let mut client = lab.open("e1.1");
         assert_eq!(client.call(WRITE, 0, 0, 8192).error, 0);
         Some(Self { lab, client })
@@ -154,7 +196,9 @@ impl Waiting {
 
 #[test]
 fn wrong_answers_to_a_live_tag_are_dropped() {
-    let Some(mut waiting) = Waiting::start() else { return };
+    let Some(mut waiting) = Waiting::start() else {
+        return;
+    };
     for (kind, reason) in [
         ("mac", "wrong_mac"),
         ("lun", "wrong_lun"),
@@ -166,25 +210,40 @@ fn wrong_answers_to_a_live_tag_are_dropped() {
         let before = dropped(&waiting.lab, reason);
         assert_eq!(waiting.provoke(kind), 1, "{kind}: nothing is sent again");
         assert_eq!(dropped(&waiting.lab, reason), before + 1, "{kind}");
-        assert_eq!(waiting.lab.lun("e1.1")["in_flight"], 1, "{kind}: it waits on");
+        assert_eq!(
+            waiting.lab.lun("e1.1")["in_flight"],
+            1,
+            "{kind}: it waits on"
+        );
         waiting.lab.targets[0].signal("CONT");
         let answer = waiting.client.answer(|_| 8192);
         assert_eq!((answer.handle, answer.error), (5, 0), "{kind}");
-        assert!(answer.data == [0xab; 8192], "{kind}: the data of the true answer");
+        assert!(
+            answer.data == [0xab; 8192],
+            "{kind}: the data of the true answer"
+        );
     }
     waiting.lab.assert_idle();
 }
 
 #[test]
 fn errors_fail_the_io_at_once_and_copy_nothing() {
-    let Some(mut waiting) = Waiting::start() else { return };
-    for kind in ["aoe1", "aoe2", "aoe3", "aoe5", "aoe6", "ata41", "ata60", "ata48", "ataC0"] {
+    let Some(mut waiting) = Waiting::start() else {
+        return;
+    };
+    for kind in [
+        "aoe1", "aoe2", "aoe3", "aoe5", "aoe6", "ata41", "ata60", "ata48", "ataC0",
+    ] {
         let start = Instant::now();
         let sent = waiting.provoke(kind);
         // Error 2 may mean that the frame is too large: 16, 8, 4, 2, 1 sectors are tried.
         assert_eq!(sent, if kind == "aoe2" { 5 } else { 1 }, "{kind}");
         let answer = waiting.client.answer(|_| 8192);
-        assert!(start.elapsed() < Duration::from_secs(2), "{kind} took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{kind} took {:?}",
+            start.elapsed()
+        );
         // ENOTSUP for an unknown command, EPERM for a reserved target, EIO for the rest.
         let errno = match kind {
             "aoe1" => 95,
@@ -198,7 +257,10 @@ fn errors_fail_the_io_at_once_and_copy_nothing() {
         // The target's own, late answer must not complete anything a second time.
         waiting.lab.targets[0].signal("CONT");
         let answer = waiting.client.call(READ, 0, 4096, 4096);
-        assert!(answer.error == 0 && answer.data == [0xab; 4096], "{kind}: {answer:?}");
+        assert!(
+            answer.error == 0 && answer.data == [0xab; 4096],
+            "{kind}: {answer:?}"
+        );
     }
     assert_eq!(waiting.lab.lun("e1.1")["state"], "up");
     waiting.lab.assert_idle();
@@ -206,9 +268,20 @@ fn errors_fail_the_io_at_once_and_copy_nothing() {
 
 #[test]
 fn impossible_limits_are_clamped() {
-    let Some(lab) = start(Plan::default()) else { return };
-    let cases =
-        [(0, 17), (1, 17), (65535, 17), (16, 0), (16, 255), (65535, 255), (16, 1), (0, 0), (8, 2)];
+    let Some(lab) = start(Plan::default()) else {
+        return;
+    };
+    let cases = [
+        (0, 17),
+        (1, 17),
+        (65535, 17),
+        (16, 0),
+        (16, 255),
+        (65535, 255),
+        (16, 1),
+        (0, 0),
+        (8, 2),
+    ];
     for (slot, (buffers, sectors)) in (1u8..).zip(cases) {
         let address = format!("e5.{slot}");
         let limits = [format!("buffers={buffers}"), format!("sectors={sectors}")];
@@ -216,10 +289,17 @@ fn impossible_limits_are_clamped() {
         lab.daemon.wait_state(&address, "up");
         let lun = lab.lun(&address);
         let frame = lun["sectors_per_frame"].as_u64().expect("a number");
-        let fits = if sectors == 0 { 1..=1 } else { 1..=sectors.min(17) };
+        let fits = if sectors == 0 {
+            1..=1
+        } else {
+            1..=sectors.min(17)
+        };
         assert!(fits.contains(&frame), "{limits:?}: {lun:#}");
         let window = lun["window"].as_u64().expect("a number");
-        assert!(window >= 1 && window <= u64::max(buffers, 1), "{limits:?}: {lun:#}");
+        assert!(
+            window >= 1 && window <= u64::max(buffers, 1),
+            "{limits:?}: {lun:#}"
+        );
         works(&lab, &address, &file);
         end(target);
     }
@@ -227,23 +307,42 @@ fn impossible_limits_are_clamped() {
 
 #[test]
 fn a_flood_of_announcements_fills_the_table_and_no_more() {
-    let Some(lab) = start(Plan::default().engine("luns", 64)) else { return };
-    done(forge(&lab, "announce", &["shelf=100", "slot=0", "count=3000"]));
+    let Some(lab) = start(Plan::default().engine("luns", 64)) else {
+        return;
+    };
+    done(forge(
+        &lab,
+        "announce",
+        &["shelf=100", "slot=0", "count=3000"],
+    ));
     let list = lab.daemon.ctl(&["--json", "list"]);
     let list: Value = serde_json::from_slice(&list.stdout).expect("JSON");
     assert!(list["luns"].as_array().expect("luns").len() <= 64);
     let up = || lab.lun("e1.1")["state"] == "up";
     assert!(up());
-    fio(&lab.uri("e1.1"), &["--rw=randrw", "--bs=4k", "--size=8M", "--verify=crc32c"]);
+    fio(
+        &lab.uri("e1.1"),
+        &["--rw=randrw", "--bs=4k", "--size=8M", "--verify=crc32c"],
+    );
     assert_eq!(lab.lun("e1.1")["failed"], 0);
 }
 
 #[test]
 fn a_real_target_is_found_after_a_flood_of_announcements() {
-    let Some(mut lab) = start(Plan::default().engine("luns", 64)) else { return };
-    done(forge(&lab, "announce", &["shelf=100", "slot=0", "count=3000"]));
-    let mut late =
-        Vblade::new(&lab.net.namespace, &lab.net.inner, Disk::new(2, 7, 16 * MIB), lab.dir.path());
+    let Some(mut lab) = start(Plan::default().engine("luns", 64)) else {
+        return;
+    };
+    done(forge(
+        &lab,
+        "announce",
+        &["shelf=100", "slot=0", "count=3000"],
+    ));
+    let mut late = Vblade::new(
+        &lab.net.namespace,
+        &lab.net.inner,
+        Disk::new(2, 7, 16 * MIB),
+        lab.dir.path(),
+    );
     late.grow(16 * MIB);
     late.start();
     lab.targets.push(late);
@@ -252,7 +351,9 @@ fn a_real_target_is_found_after_a_flood_of_announcements() {
 
 #[test]
 fn a_second_target_with_the_same_address_is_a_stranger() {
-    let Some(mut lab) = start(Plan::default()) else { return };
+    let Some(mut lab) = start(Plan::default()) else {
+        return;
+    };
     let first = lab.lun("e1.1")["mac"].clone();
     assert_eq!(lab.open("e1.1").call(WRITE, 0, 0, 4096).error, 0);
     // Another disk, of another size, behind the same shelf and slot.
@@ -269,15 +370,30 @@ fn a_second_target_with_the_same_address_is_a_stranger() {
     });
     lab.daemon.says(&["discover", "--wait", "300"]);
     let lun = lab.lun("e1.1");
-    assert_eq!((&lun["mac"], &lun["size_bytes"]), (&first, &(256 * MIB).into()), "{lun:#}");
+    assert_eq!(
+        (&lun["mac"], &lun["size_bytes"]),
+        (&first, &(256 * MIB).into()),
+        "{lun:#}"
+    );
     assert!(
         lab.daemon.log().contains("another target answers"),
         "it is said loudly: {}",
         lab.daemon.log()
     );
-    let verify = ["--verify=crc32c", "--verify_fatal=1", "--iodepth=16", "--rw=randrw"];
-    fio(&lab.uri("e1.1"), &[&verify[..], &["--bsrange=512-64k", "--size=32M"]].concat());
+    let verify = [
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--iodepth=16",
+        "--rw=randrw",
+    ];
+    fio(
+        &lab.uri("e1.1"),
+        &[&verify[..], &["--bsrange=512-64k", "--size=32M"]].concat(),
+    );
     let stolen = lab::tools::head(&lab.targets[1].file, 32 * MIB);
-    assert!(stolen.iter().all(|&b| b == 0), "the stranger's disk was written to");
+    assert!(
+        stolen.iter().all(|&b| b == 0),
+        "the stranger's disk was written to"
+    );
     assert_eq!(lab.lun("e1.1")["failed"], 0);
 }

@@ -14,7 +14,10 @@ use nbd_support::{Random, Server, wait_until};
 const MIB: u64 = 1 << 20;
 
 fn server() -> Server {
-    let exports = [full_export("disk", 32 * MIB), full_export("other", 32 * MIB)];
+    let exports = [
+        full_export("disk", 32 * MIB),
+        full_export("other", 32 * MIB),
+    ];
     Server::start(MemoryBackend::new(Pace::Shuffled, exports))
 }
 
@@ -30,30 +33,52 @@ fn installed(program: &str) -> bool {
 /// Runs a client that must not hang.
 fn run(program: &str, args: &[&str]) -> Output {
     let mut command = Command::new("timeout");
-    let output = command.args(["120", program]).args(args).stdin(Stdio::null()).output();
+    let output = command
+        .args(["120", program])
+        .args(args)
+        .stdin(Stdio::null())
+        .output();
     output.expect("timeout(1) is always there")
 }
 
 fn text(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}\n{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+    format!(
+        "{}\n{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
 }
 
 /// Runs a client that must succeed; gives what it said.
 fn succeed(program: &str, args: &[&str]) -> String {
     let output = run(program, args);
-    assert!(output.status.success(), "{program} {args:?}: {}", text(&output));
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}",
+        text(&output)
+    );
     text(&output)
 }
 
 fn fail(program: &str, args: &[&str]) -> String {
     let output = run(program, args);
-    assert!(!output.status.success(), "{program} {args:?} succeeded: {}", text(&output));
+    assert!(
+        !output.status.success(),
+        "{program} {args:?} succeeded: {}",
+        text(&output)
+    );
     text(&output)
 }
 
 fn file(server: &Server, name: &str) -> String {
-    server.dir.path().join(name).to_str().expect("a path").to_owned()
+    server
+        .dir
+        .path()
+        .join(name)
+        .to_str()
+        .expect("a path")
+        .to_owned()
 }
 
 fn random_file(server: &Server, name: &str) -> String {
@@ -95,7 +120,10 @@ fn nbdinfo() {
         assert!(json.contains(expected), "{expected} is not in {json}");
     }
     let list = succeed("nbdinfo", &["--list", "--json", &server.uri("")]);
-    assert!(list.contains("\"disk\"") && list.contains("\"other\""), "{list}");
+    assert!(
+        list.contains("\"disk\"") && list.contains("\"other\""),
+        "{list}"
+    );
     fail("nbdinfo", &[&server.uri("nope")]);
 }
 
@@ -110,7 +138,10 @@ fn nbdcopy_both_ways() {
     assert!(same(&from, &server.backend.export(0).data.lock().unwrap()));
     succeed("nbdcopy", &[&server.uri("disk"), &to]);
     assert!(same(&to, &std::fs::read(&from).unwrap()));
-    succeed("nbdcopy", &["--flush", &server.uri("disk"), &server.uri("other")]);
+    succeed(
+        "nbdcopy",
+        &["--flush", &server.uri("disk"), &server.uri("other")],
+    );
     assert!(same(&from, &server.backend.export(1).data.lock().unwrap()));
     let seen = server.backend.export(1).seen.lock().unwrap();
     assert!(seen.iter().any(|seen| seen.op == Op::Flush));
@@ -125,10 +156,24 @@ fn qemu_img() {
     let (disk, other) = (server.uri("disk"), server.uri("other"));
     assert!(succeed("qemu-img", &["info", &disk]).contains("32 MiB"));
     let from = random_file(&server, "from");
-    succeed("qemu-img", &["convert", "-n", "-W", "-f", "raw", "-O", "raw", &from, &disk]);
-    succeed("qemu-img", &["compare", "-f", "raw", "-F", "raw", &from, &disk]);
-    succeed("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", &disk, &other]);
-    succeed("qemu-img", &["compare", "-f", "raw", "-F", "raw", &disk, &other]);
+    succeed(
+        "qemu-img",
+        &[
+            "convert", "-n", "-W", "-f", "raw", "-O", "raw", &from, &disk,
+        ],
+    );
+    succeed(
+        "qemu-img",
+        &["compare", "-f", "raw", "-F", "raw", &from, &disk],
+    );
+    succeed(
+        "qemu-img",
+        &["convert", "-n", "-f", "raw", "-O", "raw", &disk, &other],
+    );
+    succeed(
+        "qemu-img",
+        &["compare", "-f", "raw", "-F", "raw", &disk, &other],
+    );
     assert!(same(&from, &server.backend.export(1).data.lock().unwrap()));
 }
 
@@ -139,19 +184,55 @@ fn qemu_io() {
     }
     let server = server();
     let disk = server.uri("disk");
-    let args = ["-f", "raw", "-c", "write -P 0x5a 0 1M", "-c", "write -f -P 0x5b 1M 64k"];
-    let more = ["-c", "write -z 4k 8k", "-c", "write -z -u 64k 64k", "-c", "discard 128k 64k"];
-    let check = ["-c", "flush", "-c", "read -P 0x5a 0 4k", "-c", "read -P 0 4k 8k"];
+    let args = [
+        "-f",
+        "raw",
+        "-c",
+        "write -P 0x5a 0 1M",
+        "-c",
+        "write -f -P 0x5b 1M 64k",
+    ];
+    let more = [
+        "-c",
+        "write -z 4k 8k",
+        "-c",
+        "write -z -u 64k 64k",
+        "-c",
+        "discard 128k 64k",
+    ];
+    let check = [
+        "-c",
+        "flush",
+        "-c",
+        "read -P 0x5a 0 4k",
+        "-c",
+        "read -P 0 4k 8k",
+    ];
     // qemu rounds to the block size by itself.
-    let odd = ["-c", "read -P 0x5b 1049000 1000", "-c", "write -P 7 2097153 3", &disk];
+    let odd = [
+        "-c",
+        "read -P 0x5b 1049000 1000",
+        "-c",
+        "write -P 7 2097153 3",
+        &disk,
+    ];
     let said = succeed("qemu-io", &[&args[..], &more, &check, &odd].concat());
     assert!(!said.contains("failed"), "{said}");
     let seen = server.backend.export(0).seen.lock().unwrap();
     assert!(seen.iter().any(|seen| seen.op == Op::Write && seen.fua));
-    assert!(seen.iter().any(|seen| seen.op == Op::WriteZeroes && seen.no_hole));
-    assert!(seen.iter().any(|seen| seen.op == Op::WriteZeroes && !seen.no_hole));
+    assert!(
+        seen.iter()
+            .any(|seen| seen.op == Op::WriteZeroes && seen.no_hole)
+    );
+    assert!(
+        seen.iter()
+            .any(|seen| seen.op == Op::WriteZeroes && !seen.no_hole)
+    );
     assert!(seen.iter().any(|seen| seen.op == Op::Trim));
-    assert_eq!(server.backend.export(0).data.lock().unwrap()[2097152..][..5], [0, 7, 7, 7, 0]);
+    assert_eq!(
+        server.backend.export(0).data.lock().unwrap()[2097152..][..5],
+        [0, 7, 7, 7, 0]
+    );
 }
 
 fn fio(server: &Server, more: &[&str]) -> Vec<String> {
@@ -189,9 +270,22 @@ fn fio_killed_in_the_middle() {
     }
     let server = server();
     for round in 0..5 {
-        let args = ["--rw=write", "--bs=256k", "--iodepth=64", "--size=32M", "--time_based"];
-        let args = fio(&server, &[&args[..], &["--runtime=60", "--thread"]].concat());
-        let mut child = Command::new("fio").args(args).stdout(Stdio::null()).spawn().expect("fio");
+        let args = [
+            "--rw=write",
+            "--bs=256k",
+            "--iodepth=64",
+            "--size=32M",
+            "--time_based",
+        ];
+        let args = fio(
+            &server,
+            &[&args[..], &["--runtime=60", "--thread"]].concat(),
+        );
+        let mut child = Command::new("fio")
+            .args(args)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("fio");
         let busy = || server.backend.in_backend() > 8;
         wait_until("fio writes", busy);
         std::thread::sleep(Duration::from_millis(20 * round));
@@ -212,7 +306,10 @@ fn a_read_only_export() {
     if !installed("nbdcopy") || !installed("nbdinfo") {
         return;
     }
-    let export = ExportInfo { read_only: true, ..full_export("ro", MIB) };
+    let export = ExportInfo {
+        read_only: true,
+        ..full_export("ro", MIB)
+    };
     let server = Server::start(MemoryBackend::new(Pace::Shuffled, [export]));
     let (from, to) = (file(&server, "from"), file(&server, "to"));
     std::fs::write(&from, vec![1; MIB as usize]).unwrap();
@@ -277,13 +374,23 @@ fn fio_figures() {
         let server = Server::start(MemoryBackend::new(Pace::Fast, [export]));
         let (rw_arg, bs_arg) = (format!("--rw={rw}"), format!("--bs={bs}"));
         let depth_arg = format!("--iodepth={depth}");
-        let args = [&rw_arg, &bs_arg, &depth_arg, "--size=256M", "--time_based", "--runtime=3"];
+        let args = [
+            &rw_arg,
+            &bs_arg,
+            &depth_arg,
+            "--size=256M",
+            "--time_based",
+            "--runtime=3",
+        ];
         let args = fio(&server, &args);
         let args: Vec<_> = args.iter().map(String::as_str).collect();
         let said = succeed("fio", &args);
         println!("{rw} {bs} depth {depth}");
         let telling =
             |line: &&str| line.contains("IOPS=") || line.trim_start().starts_with("lat (");
-        said.lines().filter(telling).take(2).for_each(|line| println!("  {}", line.trim()));
+        said.lines()
+            .filter(telling)
+            .take(2)
+            .for_each(|line| println!("  {}", line.trim()));
     }
 }

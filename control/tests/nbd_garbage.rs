@@ -33,7 +33,9 @@ async fn feed(backend: &MemoryBackend, bytes: &[u8]) -> Result<(), ConnectionErr
         tokio::join!(talk, listen);
     };
     let both = async { tokio::join!(served, spoken).0 };
-    tokio::time::timeout(Duration::from_secs(20), both).await.expect("the server hangs")
+    tokio::time::timeout(Duration::from_secs(20), both)
+        .await
+        .expect("the server hangs")
 }
 
 fn option(random: &mut Random) -> Vec<u8> {
@@ -76,7 +78,11 @@ fn handshake(random: &mut Random) -> Vec<u8> {
 
 fn request(random: &mut Random) -> Vec<u8> {
     let command = random.below(9) as u16;
-    let flags = if random.below(2) == 0 { 0 } else { random.below(64) as u16 };
+    let flags = if random.below(2) == 0 {
+        0
+    } else {
+        random.below(64) as u16
+    };
     let offset = match random.below(4) {
         0 => random.next(),
         _ => random.below(2100) * 512,
@@ -146,7 +152,10 @@ fn random_requests() {
             let ended = feed(&backend, &bytes).await;
             violations += usize::from(matches!(ended, Err(ConnectionError::RequestMagic(_))));
         }
-        assert!(violations > 100, "the garbage reaches the transmission phase: {violations}");
+        assert!(
+            violations > 100,
+            "the garbage reaches the transmission phase: {violations}"
+        );
         backend.assert_clean();
     });
 }

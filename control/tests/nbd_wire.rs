@@ -47,11 +47,18 @@ fn options_that_are_refused() {
         (OPT_GO, b"\0\0\0\x09disk\0\0"),
         (OPT_INFO, b"\0\0\0\x04disk\0\x02\0\x01"),
     ] {
-        assert_eq!(client.option(option, data)[0].0, ERR + 3, "{option} {data:?}");
+        assert_eq!(
+            client.option(option, data)[0].0,
+            ERR + 3,
+            "{option} {data:?}"
+        );
     }
     assert_eq!(client.option(OPT_GO, &vec![0; 65537])[0].0, ERR + 9);
     assert_eq!(client.option(OPT_GO, &info_data("nope", &[]))[0].0, ERR + 6);
-    assert_eq!(client.option(OPT_INFO, &info_data("nope", &[]))[0].0, ERR + 6);
+    assert_eq!(
+        client.option(OPT_INFO, &info_data("nope", &[]))[0].0,
+        ERR + 6
+    );
     server.backend.unavailable.store(true, SeqCst);
     let reply = client.option(OPT_GO, &info_data("disk", &[]));
     assert_eq!(reply, [(ERR + 6, b"the target does not answer".to_vec())]);
@@ -77,7 +84,11 @@ fn list_and_info() {
     assert_eq!(all[3].1, b"\0\x03\0\0\x02\0\0\0\x10\0\0\x10\0\0");
     assert_eq!(all.len(), 5);
     let no_default = client.option(OPT_GO, &info_data("", &[]));
-    assert_eq!(no_default[0].0, ERR + 6, "two exports: none of them is the default");
+    assert_eq!(
+        no_default[0].0,
+        ERR + 6,
+        "two exports: none of them is the default"
+    );
 }
 
 #[test]
@@ -101,7 +112,13 @@ fn export_name_with_and_without_padding() {
         client.request(DISC, 0, 0, 0, 0);
         client.expect_end();
     }
-    for name in [b"nope".as_slice(), b"", b"\xff", &[b'x'; 5000], &[b'x'; 70000]] {
+    for name in [
+        b"nope".as_slice(),
+        b"",
+        b"\xff",
+        &[b'x'; 5000],
+        &[b'x'; 70000],
+    ] {
         let mut client = haggler(&server);
         client.send(b"IHAVEOPT\0\0\0\x01");
         client.send(&(name.len() as u32).to_be_bytes());
@@ -114,9 +131,11 @@ fn export_name_with_and_without_padding() {
 #[test]
 fn a_client_that_does_not_speak_nbd_is_cut_off() {
     let server = one_disk(Pace::Fast);
-    for words in
-        [b"\0\0\0\x04".as_slice(), b"\0\0\0\x03GET / HTTP/1.1\r\n\r\n", b"\xff\xff\xff\xff"]
-    {
+    for words in [
+        b"\0\0\0\x04".as_slice(),
+        b"\0\0\0\x03GET / HTTP/1.1\r\n\r\n",
+        b"\xff\xff\xff\xff",
+    ] {
         let mut client = Client::connect(&server.path);
         client.send(words);
         client.expect_end();
@@ -124,7 +143,11 @@ fn a_client_that_does_not_speak_nbd_is_cut_off() {
     let mut client = Client::open(&server.path, "disk", true);
     client.request(READ, 0, 5, 0, 4096);
     client.send(&[0x55; 28]);
-    assert_eq!(client.answer(|_| 4096).handle, 5, "what was taken is still answered");
+    assert_eq!(
+        client.answer(|_| 4096).handle,
+        5,
+        "what was taken is still answered"
+    );
     client.expect_end();
 }
 
@@ -173,7 +196,10 @@ fn refusals_leave_the_connection_usable() {
 
 #[test]
 fn a_read_only_export_stays_as_it_is() {
-    let export = ExportInfo { read_only: true, ..full_export("ro", MIB) };
+    let export = ExportInfo {
+        read_only: true,
+        ..full_export("ro", MIB)
+    };
     let server = Server::start(MemoryBackend::new(Pace::Fast, [export]));
     let mut client = Client::open(&server.path, "ro", true);
     for command in [WRITE, TRIM, ZEROES] {
@@ -189,10 +215,18 @@ fn flags_reach_the_backend() {
     let mut client = Client::open(&server.path, "disk", true);
     let (fua, no_hole, df, fast) = (1, 2, 4, 16);
     assert_eq!(client.call(WRITE, fua, 0, MIB as u32).error, 0);
-    assert_eq!(client.call(READ, df, 0, MIB as u32).data, vec![0xab; MIB as usize]);
+    assert_eq!(
+        client.call(READ, df, 0, MIB as u32).data,
+        vec![0xab; MIB as usize]
+    );
     assert_eq!(client.call(TRIM, fua, 512, 512).error, 0);
     // Larger than the largest payload: it has none.
-    assert_eq!(client.call(ZEROES, fua | no_hole | fast, 1024, 4 << 20).error, 0);
+    assert_eq!(
+        client
+            .call(ZEROES, fua | no_hole | fast, 1024, 4 << 20)
+            .error,
+        0
+    );
     assert_eq!(client.call(ZEROES, 0, 1024, 512).error, 0);
     assert_eq!(client.call(FLUSH, fua, 0, 0).error, 0);
     let data = client.call(READ, 0, 0, 2048).data;
@@ -228,7 +262,9 @@ fn many_requests_at_once_answered_in_any_order() {
             scope.spawn(|| {
                 for (index, block) in blocks.iter().enumerate() {
                     let offset = index as u64 * 4096;
-                    sender.write_all(&header(WRITE, 0, index as u64, offset, 4096)).unwrap();
+                    sender
+                        .write_all(&header(WRITE, 0, index as u64, offset, 4096))
+                        .unwrap();
                     sender.write_all(block).unwrap();
                 }
             });
@@ -237,8 +273,9 @@ fn many_requests_at_once_answered_in_any_order() {
             seen.sort();
             assert!(seen.into_iter().eq(0..256));
         });
-        let reads: Vec<u8> =
-            (0..256).flat_map(|index| header(READ, 0, index, index * 4096, 4096)).collect();
+        let reads: Vec<u8> = (0..256)
+            .flat_map(|index| header(READ, 0, index, index * 4096, 4096))
+            .collect();
         client.send(&reads);
         for _ in 0..256 {
             let answer = client.answer(|_| 4096);
@@ -249,7 +286,10 @@ fn many_requests_at_once_answered_in_any_order() {
 
 #[test]
 fn no_more_requests_are_taken_than_the_limit() {
-    let options = Options { max_in_flight: 4, ..Options::default() };
+    let options = Options {
+        max_in_flight: 4,
+        ..Options::default()
+    };
     let backend = MemoryBackend::new(Pace::Fast, [full_export("disk", MIB)]);
     let server = Server::with_options(backend, options);
     let mut client = Client::open(&server.path, "disk", true);
@@ -272,7 +312,9 @@ fn refusals_count_against_the_limit_too() {
     let server = one_disk(Pace::Fast);
     let mut client = Client::open(&server.path, "disk", true);
     client.stream.set_nonblocking(true).unwrap();
-    let bad: Vec<u8> = (0..1000).flat_map(|handle| header(READ, 0, handle, 1, 1)).collect();
+    let bad: Vec<u8> = (0..1000)
+        .flat_map(|handle| header(READ, 0, handle, 1, 1))
+        .collect();
     let mut sent = 0;
     // Never reads a reply: the server must stop to read in its turn.
     let stuck = loop {
@@ -305,16 +347,33 @@ fn a_client_that_dies_leaves_its_buffers_until_they_are_answered() {
     wait_until("the writes arrive", || server.backend.in_backend() == 40);
     drop(client);
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(server.backend.ledger.sessions.load(SeqCst), 1, "the session waits");
-    assert_eq!(server.backend.ledger.buffers.load(SeqCst), 40, "the half sent one is back");
+    assert_eq!(
+        server.backend.ledger.sessions.load(SeqCst),
+        1,
+        "the session waits"
+    );
+    assert_eq!(
+        server.backend.ledger.buffers.load(SeqCst),
+        40,
+        "the half sent one is back"
+    );
     let mut other = Client::connect(&server.path);
     other.send(&3u32.to_be_bytes());
-    assert_eq!(other.option(OPT_LIST, b"").len(), 2, "others are served meanwhile");
+    assert_eq!(
+        other.option(OPT_LIST, b"").len(),
+        2,
+        "others are served meanwhile"
+    );
     server.backend.release();
-    wait_until("the session ends", || server.backend.ledger.sessions.load(SeqCst) == 0);
+    wait_until("the session ends", || {
+        server.backend.ledger.sessions.load(SeqCst) == 0
+    });
     server.backend.assert_clean();
     let data = server.backend.export(0).data.lock().unwrap();
-    assert!((0..40).all(|n| data[n * 4096] == n as u8), "what was taken is written");
+    assert!(
+        (0..40).all(|n| data[n * 4096] == n as u8),
+        "what was taken is written"
+    );
 }
 
 #[test]
@@ -343,7 +402,10 @@ fn shutdown_answers_what_was_taken() {
 
 #[test]
 fn a_client_that_does_not_read_cannot_hold_up_the_end() {
-    let options = Options { stall_timeout: Duration::from_millis(100), ..Options::default() };
+    let options = Options {
+        stall_timeout: Duration::from_millis(100),
+        ..Options::default()
+    };
     let backend = MemoryBackend::new(Pace::Fast, [full_export("disk", 8 * MIB)]);
     let server = Server::with_options(backend, options);
     let mut client = Client::open(&server.path, "disk", true);
@@ -358,7 +420,10 @@ fn a_client_that_does_not_read_cannot_hold_up_the_end() {
 
 #[test]
 fn a_silent_handshake_times_out() {
-    let options = Options { handshake_timeout: Duration::from_millis(150), ..Options::default() };
+    let options = Options {
+        handshake_timeout: Duration::from_millis(150),
+        ..Options::default()
+    };
     let backend = MemoryBackend::new(Pace::Fast, [full_export("disk", MIB)]);
     let server = Server::with_options(backend, options);
     let begun = Instant::now();
@@ -367,21 +432,34 @@ fn a_silent_handshake_times_out() {
     silent.expect_end();
     assert!(begun.elapsed() >= Duration::from_millis(150));
     std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(open.call(READ, 0, 0, 512).error, 0, "an open export may idle");
+    assert_eq!(
+        open.call(READ, 0, 0, 512).error,
+        0,
+        "an open export may idle"
+    );
 }
 
 #[test]
 fn connections_are_capped() {
-    let options = Options { max_connections: 2, ..Options::default() };
+    let options = Options {
+        max_connections: 2,
+        ..Options::default()
+    };
     let backend = MemoryBackend::new(Pace::Fast, [full_export("disk", MIB)]);
     let server = Server::with_options(backend, options);
     let first = Client::open(&server.path, "disk", false);
     let mut second = Client::open(&server.path, "disk", false);
     let refused = std::os::unix::net::UnixStream::connect(&server.path).unwrap();
-    Client { stream: refused, structured: false }.expect_end();
+    Client {
+        stream: refused,
+        structured: false,
+    }
+    .expect_end();
     assert_eq!(second.call(READ, 0, 0, 512).error, 0);
     drop(first);
-    wait_until("a place is free", || server.backend.ledger.sessions.load(SeqCst) == 1);
+    wait_until("a place is free", || {
+        server.backend.ledger.sessions.load(SeqCst) == 1
+    });
     std::thread::sleep(Duration::from_millis(50));
     let mut third = Client::open(&server.path, "disk", false);
     assert_eq!(third.call(READ, 0, 0, 512).error, 0);
@@ -393,7 +471,10 @@ fn binding() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let (listener, file) = nbd::bind(&path, 0o620).await.unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o620
+        );
         let error = nbd::bind(&path, 0o600).await.unwrap_err();
         assert!(matches!(error, BindError::InUse(_)), "{error}");
         assert!(error.to_string().contains(path.to_str().unwrap()));
@@ -402,14 +483,19 @@ fn binding() {
         std::thread::sleep(Duration::from_millis(20));
         let (_listener, newer) = nbd::bind(&path, 0o600).await.expect("a stale socket goes");
         drop(file);
-        assert!(path.exists(), "the older guard leaves the newer socket alone");
+        assert!(
+            path.exists(),
+            "the older guard leaves the newer socket alone"
+        );
         drop(newer);
         assert!(!path.exists());
         std::fs::write(&path, "precious").unwrap();
         let error = nbd::bind(&path, 0o600).await.unwrap_err();
         assert!(matches!(error, BindError::NotASocket(_)), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-        let error = nbd::bind(&dir.path().join("no/such/dir"), 0o600).await.unwrap_err();
+        let error = nbd::bind(&dir.path().join("no/such/dir"), 0o600)
+            .await
+            .unwrap_err();
         assert!(matches!(error, BindError::Io { .. }), "{error}");
     });
 }

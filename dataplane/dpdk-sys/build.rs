@@ -19,9 +19,9 @@ fn main() {
         .probe("libdpdk")
     {
         Ok(lib) => lib,
-        Err(pkg_config::Error::Command { command, .. }) => {
-            fail(&format!("cannot run `{command}`: install it with `apt-get install pkg-config`"))
-        }
+        Err(pkg_config::Error::Command { command, .. }) => fail(&format!(
+            "cannot run `{command}`: install it with `apt-get install pkg-config`"
+        )),
         Err(e) => fail(&format!(
             "libdpdk >= {MIN_DPDK} was not found by pkg-config; install it with \
              `apt-get install libdpdk-dev dpdk`, or point PKG_CONFIG_PATH at the folder of your \
@@ -44,7 +44,9 @@ fn link(dpdk: &pkg_config::Library) {
     for path in &dpdk.link_paths {
         println!("cargo:rustc-link-search=native={}", path.display());
     }
-    for lib in ["eal", "mempool", "mbuf", "ethdev", "net_ring", "ring", "bus_vdev", "log"] {
+    for lib in [
+        "eal", "mempool", "mbuf", "ethdev", "net_ring", "ring", "bus_vdev", "log",
+    ] {
         let name = format!("rte_{lib}");
         // `rte_log` is a library of its own only from 23.11 on; drivers are never listed, and the
         // ring driver is called by name.
@@ -59,7 +61,10 @@ fn cflags() -> Vec<String> {
         .args(["--cflags", "libdpdk"])
         .output()
         .unwrap_or_else(|e| fail(&format!("cannot run pkg-config: {e}")));
-    String::from_utf8_lossy(&out.stdout).split_whitespace().map(str::to_owned).collect()
+    String::from_utf8_lossy(&out.stdout)
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
 }
 
 fn generate(flags: &[String]) {
@@ -120,7 +125,9 @@ fn compile(flags: &[String]) {
         build.define("RTE_LIBRTE_MBUF_DEBUG", "1");
     }
     if let Err(e) = build.try_compile("aoe_dpdk_shim") {
-        fail(&format!("the C shim does not compile: {e}\n(`apt-get install gcc libc6-dev`?)"));
+        fail(&format!(
+            "the C shim does not compile: {e}\n(`apt-get install gcc libc6-dev`?)"
+        ));
     }
 }
 

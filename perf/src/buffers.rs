@@ -28,13 +28,19 @@ impl IoBuffers {
             .context("--memory-mb is too small for --depth I/Os of --bs bytes")?;
         iova.register(&memory);
         let lent = vec![false; count].into_boxed_slice();
-        Ok(Self { memory: Some(memory), each: each as usize, lent })
+        Ok(Self {
+            memory: Some(memory),
+            each: each as usize,
+            lent,
+        })
     }
 
     /// Memory that they take, in MiB, rounded up.
     #[must_use]
     pub fn mib(count: usize, each: u32) -> u32 {
-        (count as u64 * u64::from(each)).div_ceil(1 << 20).min(u64::from(u32::MAX)) as u32
+        (count as u64 * u64::from(each))
+            .div_ceil(1 << 20)
+            .min(u64::from(u32::MAX)) as u32
     }
 
     /// The start of a piece that is not lent.

@@ -82,7 +82,8 @@ impl Rw {
     /// As it is given.
     #[must_use]
     pub fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+        self.to_possible_value()
+            .map_or_else(String::new, |v| v.get_name().to_owned())
     }
 }
 
@@ -164,7 +165,9 @@ pub struct SelftestArgs {
 }
 
 fn block_size(text: &str) -> Result<Size, String> {
-    let size: Size = text.parse().map_err(|e: crate::size::SizeError| e.to_string())?;
+    let size: Size = text
+        .parse()
+        .map_err(|e: crate::size::SizeError| e.to_string())?;
     size.sectors()?;
     if size.0 > 64 << 20 {
         return Err("64M is the most".into());
@@ -173,7 +176,9 @@ fn block_size(text: &str) -> Result<Size, String> {
 }
 
 fn aligned(text: &str) -> Result<Size, String> {
-    let size: Size = text.parse().map_err(|e: crate::size::SizeError| e.to_string())?;
+    let size: Size = text
+        .parse()
+        .map_err(|e: crate::size::SizeError| e.to_string())?;
     if size.0 > 0 {
         size.sectors()?;
     }
@@ -212,7 +217,10 @@ mod tests {
             &["--all", "--time", "-1"],
             &["--all", "--slots", "31"],
         ] {
-            assert!(Cli::try_parse_from(run.iter().chain(extra)).is_err(), "{extra:?}");
+            assert!(
+                Cli::try_parse_from(run.iter().chain(extra)).is_err(),
+                "{extra:?}"
+            );
         }
         assert!(Cli::try_parse_from(run.iter().chain(&["--lun", "e1.1", "--bs", "64k"])).is_ok());
     }

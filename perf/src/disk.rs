@@ -38,7 +38,12 @@ impl LabDisk {
         for byte in memory.iter_mut().step_by(4096) {
             *byte = std::hint::black_box(0);
         }
-        Self { store: Store::Ram(memory), sectors: bytes / SECTOR, read_only: false, trim: false }
+        Self {
+            store: Store::Ram(memory),
+            sectors: bytes / SECTOR,
+            read_only: false,
+            trim: false,
+        }
     }
 
     /// Offers TRIM, after which sectors read as zeroes.
@@ -85,9 +90,21 @@ impl LabDisk {
                         path.display()
                     );
                 }
-                let zeroes = if spec.trim { vec![0; ZEROES] } else { Vec::new() };
-                let store = Store::File { file, zeroes: zeroes.into_boxed_slice() };
-                Self { store, sectors: bytes / SECTOR, read_only: false, trim: false }
+                let zeroes = if spec.trim {
+                    vec![0; ZEROES]
+                } else {
+                    Vec::new()
+                };
+                let store = Store::File {
+                    file,
+                    zeroes: zeroes.into_boxed_slice(),
+                };
+                Self {
+                    store,
+                    sectors: bytes / SECTOR,
+                    read_only: false,
+                    trim: false,
+                }
             }
         };
         Ok(disk.with_trim(spec.trim).with_read_only(spec.read_only))
@@ -116,7 +133,9 @@ impl Disk for LabDisk {
     fn read(&mut self, lba: u64, out: &mut [u8]) -> Result<(), DiskError> {
         match &self.store {
             Store::Ram(memory) => {
-                let from = memory.get(range(lba, out.len())).ok_or(DiskError::PastEnd)?;
+                let from = memory
+                    .get(range(lba, out.len()))
+                    .ok_or(DiskError::PastEnd)?;
                 out.copy_from_slice(from);
                 Ok(())
             }
@@ -128,7 +147,9 @@ impl Disk for LabDisk {
     fn write(&mut self, lba: u64, data: &[u8]) -> Result<(), DiskError> {
         match &mut self.store {
             Store::Ram(memory) => {
-                let to = memory.get_mut(range(lba, data.len())).ok_or(DiskError::PastEnd)?;
+                let to = memory
+                    .get_mut(range(lba, data.len()))
+                    .ok_or(DiskError::PastEnd)?;
                 to.copy_from_slice(data);
                 Ok(())
             }
@@ -147,7 +168,10 @@ impl Disk for LabDisk {
         let bytes = (sectors * SECTOR) as usize;
         match &mut self.store {
             Store::Ram(memory) => {
-                memory.get_mut(range(lba, bytes)).ok_or(DiskError::PastEnd)?.fill(0);
+                memory
+                    .get_mut(range(lba, bytes))
+                    .ok_or(DiskError::PastEnd)?
+                    .fill(0);
                 Ok(())
             }
             Store::File { file, zeroes } => {
@@ -196,7 +220,9 @@ mod tests {
         exercise(&mut LabDisk::ram(65536).with_trim(true));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
-        let spec: LunSpec = format!("e1.0=file:{},trim,size=64K", path.display()).parse().unwrap();
+        let spec: LunSpec = format!("e1.0=file:{},trim,size=64K", path.display())
+            .parse()
+            .unwrap();
         exercise(&mut LabDisk::open(&spec).unwrap());
         let spec: LunSpec = format!("e1.0=file:{},ro", path.display()).parse().unwrap();
         let disk = LabDisk::open(&spec).unwrap();
@@ -208,6 +234,9 @@ mod tests {
     fn a_missing_file_is_named() {
         let spec: LunSpec = "e7.3=file:/nonexistent/disk".parse().unwrap();
         let error = LabDisk::open(&spec).unwrap_err().to_string();
-        assert!(error.contains("e7.3") && error.contains("/nonexistent/disk"), "{error}");
+        assert!(
+            error.contains("e7.3") && error.contains("/nonexistent/disk"),
+            "{error}"
+        );
     }
 }

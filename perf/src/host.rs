@@ -148,7 +148,10 @@ mod tests {
 
     #[test]
     fn sectors_of_a_frame() {
-        assert_eq!((max_sectors(1500), max_sectors(9000), max_sectors(534)), (2, 17, 1));
+        assert_eq!(
+            (max_sectors(1500), max_sectors(9000), max_sectors(534)),
+            (2, 17, 1)
+        );
     }
 
     #[test]

@@ -53,7 +53,11 @@ pub struct Lane {
 impl Lane {
     fn new() -> Self {
         let latency = Histogram::new_with_bounds(1, LATENCY_MAX, 3);
-        Self { ios: 0, bytes: 0, latency: latency.expect("constant bounds are valid") }
+        Self {
+            ios: 0,
+            bytes: 0,
+            latency: latency.expect("constant bounds are valid"),
+        }
     }
 }
 
@@ -147,7 +151,12 @@ impl<P: Port, C: Clock> Load<P, C> {
         regions: Vec<Region>,
         buffers: IoBuffers,
     ) -> Self {
-        let none = InFlight { write: false, block: 0, generation: 0, start: Time(0) };
+        let none = InFlight {
+            write: false,
+            block: 0,
+            generation: 0,
+            start: Time(0),
+        };
         Self {
             in_flight: vec![none; plan.depth].into_boxed_slice(),
             idle: (0..plan.depth as u32).rev().collect(),
@@ -267,7 +276,9 @@ impl<P: Port, C: Clock> Load<P, C> {
             at -= 1;
             let i = self.idle[at] as usize;
             let region = i % self.regions.len();
-            let Some((write, block)) = self.next(region, phase) else { continue };
+            let Some((write, block)) = self.next(region, phase) else {
+                continue;
+            };
             match self.submit(i, region, write, block, now) {
                 Ok(()) => {
                     self.idle.swap_remove(at);
@@ -276,7 +287,11 @@ impl<P: Port, C: Clock> Load<P, C> {
                 Err(error) => {
                     self.regions[region].put_back(block);
                     self.buffers.give_back(i);
-                    return if error == SubmitError::Busy { Ok(()) } else { Err(error) };
+                    return if error == SubmitError::Busy {
+                        Ok(())
+                    } else {
+                        Err(error)
+                    };
                 }
             }
         }
@@ -294,7 +309,11 @@ impl<P: Port, C: Clock> Load<P, C> {
             0 => true,
             percent => self.rng.below(100) >= u64::from(percent),
         };
-        let rng = if self.plan.random { Some(&mut self.rng) } else { None };
+        let rng = if self.plan.random {
+            Some(&mut self.rng)
+        } else {
+            None
+        };
         Some((write, region.next(rng)?))
     }
 
@@ -310,9 +329,18 @@ impl<P: Port, C: Clock> Load<P, C> {
         let region = &mut self.regions[region];
         let (lba, sectors) = (region.lba(block), region.block_sectors);
         let bytes = sectors * pattern::SECTOR as u32;
-        let generation = if write { region.next_generation(block).unwrap_or(0) } else { 0 };
+        let generation = if write {
+            region.next_generation(block).unwrap_or(0)
+        } else {
+            0
+        };
         if write && self.plan.verify {
-            let stamp = Stamp { seed: self.plan.seed, lun: region.addr, lba, generation };
+            let stamp = Stamp {
+                seed: self.plan.seed,
+                lun: region.addr,
+                lba,
+                generation,
+            };
             pattern::fill(stamp, &mut self.buffers.bytes_mut(i)[..bytes as usize]);
         }
         let memory = if !write && self.plan.no_copy {
@@ -321,15 +349,32 @@ impl<P: Port, C: Clock> Load<P, C> {
             self.buffers.lend(i, bytes)
         };
         let op = if write { Op::Write } else { Op::Read };
-        self.in_flight[i] = InFlight { write, block, generation, start: now };
+        self.in_flight[i] = InFlight {
+            write,
+            block,
+            generation,
+            start: now,
+        };
         let user = i as u64;
-        self.engine.submit(&Request { lun: region.lun, op, lba, sectors, memory, user })
+        self.engine.submit(&Request {
+            lun: region.lun,
+            op,
+            lba,
+            sectors,
+            memory,
+            user,
+        })
     }
 
     #[inline]
     fn completed(&mut self, now: Time, completion: &Completion) {
         let i = completion.user as usize;
-        let InFlight { write, block, generation, start } = self.in_flight[i];
+        let InFlight {
+            write,
+            block,
+            generation,
+            start,
+        } = self.in_flight[i];
         let which = i % self.regions.len();
         self.buffers.give_back(i);
         self.idle.push(i as u32);
@@ -346,7 +391,11 @@ impl<P: Port, C: Clock> Load<P, C> {
             return;
         }
         if !self.reading_back {
-            let lane = if write { &mut self.tally.write } else { &mut self.tally.read };
+            let lane = if write {
+                &mut self.tally.write
+            } else {
+                &mut self.tally.read
+            };
             lane.ios += 1;
             lane.bytes += u64::from(region.block_sectors) * pattern::SECTOR as u64;
             lane.latency.saturating_record(now.since(start).max(1));
@@ -359,13 +408,25 @@ impl<P: Port, C: Clock> Load<P, C> {
     #[inline]
     fn verify(&mut self, i: usize, region: usize, block: u64) {
         let region = &self.regions[region];
-        let Some(generation) = region.expected(block) else { return };
+        let Some(generation) = region.expected(block) else {
+            return;
+        };
         let bytes = region.block_sectors as usize * pattern::SECTOR;
-        let stamp =
-            Stamp { seed: self.plan.seed, lun: region.addr, lba: region.lba(block), generation };
+        let stamp = Stamp {
+            seed: self.plan.seed,
+            lun: region.addr,
+            lba: region.lba(block),
+            generation,
+        };
         let result = pattern::check(stamp, &self.buffers.bytes(i)[..bytes]);
-        let Tally { checked, read_back, .. } = &mut self.tally;
-        *if self.reading_back { read_back } else { checked } += 1;
+        let Tally {
+            checked, read_back, ..
+        } = &mut self.tally;
+        *if self.reading_back {
+            read_back
+        } else {
+            checked
+        } += 1;
         if let Err(mismatch) = result {
             self.tally.mismatches += 1;
             if self.tally.first_mismatches.len() < MISMATCHES {

@@ -45,8 +45,10 @@ impl FromStr for LunSpec {
             return Err(format!("{addr} is a wildcard, not a LUN's address"));
         }
         let mut parts = rest.split(',');
-        let (kind, what) =
-            parts.next().and_then(|p| p.split_once(':')).ok_or_else(|| SHAPE.to_owned())?;
+        let (kind, what) = parts
+            .next()
+            .and_then(|p| p.split_once(':'))
+            .ok_or_else(|| SHAPE.to_owned())?;
         let (mut read_only, mut trim, mut size) = (false, false, None);
         for option in parts {
             match option.split_once('=') {
@@ -59,10 +61,18 @@ impl FromStr for LunSpec {
         let backing = match kind {
             "ram" => Backing::Ram(whole(what)?),
             "file" if what.is_empty() => return Err("the file's path is empty".into()),
-            "file" => Backing::File { path: what.into(), size },
+            "file" => Backing::File {
+                path: what.into(),
+                size,
+            },
             other => return Err(format!("{other:?} is neither `ram` nor `file`; {SHAPE}")),
         };
-        Ok(Self { addr, backing, read_only, trim })
+        Ok(Self {
+            addr,
+            backing,
+            read_only,
+            trim,
+        })
     }
 }
 
@@ -85,7 +95,13 @@ mod tests {
         assert!(!spec.read_only && !spec.trim);
         let spec: LunSpec = "7.3=file:/tmp/a=b:c,ro,trim,size=8K".parse().unwrap();
         let path = PathBuf::from("/tmp/a=b:c");
-        assert_eq!(spec.backing, Backing::File { path, size: Some(Size(8192)) });
+        assert_eq!(
+            spec.backing,
+            Backing::File {
+                path,
+                size: Some(Size(8192))
+            }
+        );
         assert!(spec.read_only && spec.trim);
     }
 

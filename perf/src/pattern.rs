@@ -48,7 +48,11 @@ pub enum Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stamp = |f: &mut fmt::Formatter<'_>, s: &Stamp| {
-            write!(f, "generation {} of {} LBA {} (run {:#x})", s.generation, s.lun, s.lba, s.seed)
+            write!(
+                f,
+                "generation {} of {} LBA {} (run {:#x})",
+                s.generation, s.lun, s.lba, s.seed
+            )
         };
         match self {
             Self::NoPattern => write!(f, "no pattern of this program's"),
@@ -73,7 +77,12 @@ pub struct Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Stamp { lun, lba, generation, seed } = self.expected;
+        let Stamp {
+            lun,
+            lba,
+            generation,
+            seed,
+        } = self.expected;
         write!(
             f,
             "{lun} LBA {lba}: expected generation {generation} (run {seed:#x}), found {}",
@@ -85,13 +94,26 @@ impl fmt::Display for Mismatch {
 impl Stamp {
     fn words(&self) -> [u64; 4] {
         let place = u64::from(self.lun.shelf) << 8 | u64::from(self.lun.slot);
-        [MAGIC, self.seed, u64::from(self.generation) << 32 | place, self.lba]
+        [
+            MAGIC,
+            self.seed,
+            u64::from(self.generation) << 32 | place,
+            self.lba,
+        ]
     }
 
     fn from_words(words: [u64; 4]) -> Self {
         let [_, seed, place, lba] = words;
-        let lun = ShelfSlot { shelf: (place >> 8) as u16, slot: place as u8 };
-        Self { seed, lun, lba, generation: (place >> 32) as u32 }
+        let lun = ShelfSlot {
+            shelf: (place >> 8) as u16,
+            slot: place as u8,
+        };
+        Self {
+            seed,
+            lun,
+            lba,
+            generation: (place >> 32) as u32,
+        }
     }
 
     /// All words of the sector but the checksum, which is 0.
@@ -119,7 +141,9 @@ fn checksum(words: &[u64; WORDS]) -> u64 {
             lanes[lane] = (lanes[lane].rotate_left(7) ^ word).wrapping_mul(K);
         }
     }
-    lanes.iter().fold(0, |sum: u64, lane| (sum.rotate_left(17) ^ lane).wrapping_mul(K))
+    lanes.iter().fold(0, |sum: u64, lane| {
+        (sum.rotate_left(17) ^ lane).wrapping_mul(K)
+    })
 }
 
 /// Fills whole sectors, of which the first is `stamp`'s.
@@ -148,7 +172,10 @@ pub fn check(mut expected: Stamp, bytes: &[u8]) -> Result<(), Mismatch> {
         }
         let head = [words[0], words[1], words[2], words[3]];
         if head != expected.words() || words[4] != checksum(&words) {
-            return Err(Mismatch { expected, found: found(&words) });
+            return Err(Mismatch {
+                expected,
+                found: found(&words),
+            });
         }
         expected.lba += 1;
     }
@@ -164,15 +191,23 @@ fn found(words: &[u64; WORDS]) -> Found {
         return Found::NoPattern;
     }
     let stamp = Stamp::from_words([words[0], words[1], words[2], words[3]]);
-    if words[4] == checksum(words) { Found::Other(stamp) } else { Found::Damaged(stamp) }
+    if words[4] == checksum(words) {
+        Found::Other(stamp)
+    } else {
+        Found::Damaged(stamp)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const STAMP: Stamp =
-        Stamp { seed: 42, lun: ShelfSlot { shelf: 7, slot: 3 }, lba: 1000, generation: 5 };
+    const STAMP: Stamp = Stamp {
+        seed: 42,
+        lun: ShelfSlot { shelf: 7, slot: 3 },
+        lba: 1000,
+        generation: 5,
+    };
 
     fn block(stamp: Stamp) -> Vec<u8> {
         let mut bytes = vec![0xee; 8 * SECTOR];
@@ -188,14 +223,24 @@ mod tests {
     #[test]
     fn a_stale_sector_within_a_block_is_found() {
         let mut bytes = block(STAMP);
-        let old = block(Stamp { generation: 4, ..STAMP });
+        let old = block(Stamp {
+            generation: 4,
+            ..STAMP
+        });
         bytes[3 * SECTOR..4 * SECTOR].copy_from_slice(&old[3 * SECTOR..4 * SECTOR]);
         let mismatch = check(STAMP, &bytes).unwrap_err();
         assert_eq!(mismatch.expected, Stamp { lba: 1003, ..STAMP });
-        let stale = Stamp { lba: 1003, generation: 4, ..STAMP };
+        let stale = Stamp {
+            lba: 1003,
+            generation: 4,
+            ..STAMP
+        };
         assert_eq!(mismatch.found, Found::Other(stale));
         let text = mismatch.to_string();
-        assert!(text.contains("e7.3 LBA 1003: expected generation 5"), "{text}");
+        assert!(
+            text.contains("e7.3 LBA 1003: expected generation 5"),
+            "{text}"
+        );
         assert!(text.contains("found generation 4"), "{text}");
     }
 
@@ -203,11 +248,20 @@ mod tests {
     fn a_block_of_another_place_is_found() {
         for other in [
             Stamp { lba: 2000, ..STAMP },
-            Stamp { lun: ShelfSlot { shelf: 7, slot: 4 }, ..STAMP },
-            Stamp { lun: ShelfSlot { shelf: 8, slot: 3 }, ..STAMP },
+            Stamp {
+                lun: ShelfSlot { shelf: 7, slot: 4 },
+                ..STAMP
+            },
+            Stamp {
+                lun: ShelfSlot { shelf: 8, slot: 3 },
+                ..STAMP
+            },
             Stamp { seed: 43, ..STAMP },
         ] {
-            assert_eq!(check(STAMP, &block(other)).unwrap_err().found, Found::Other(other));
+            assert_eq!(
+                check(STAMP, &block(other)).unwrap_err().found,
+                Found::Other(other)
+            );
         }
     }
 
@@ -218,7 +272,11 @@ mod tests {
             let mut bytes = good.clone();
             bytes[at] ^= 0x40;
             let mismatch = check(STAMP, &bytes).unwrap_err();
-            assert_eq!(mismatch.expected.lba, 1000 + (at / SECTOR) as u64, "byte {at}");
+            assert_eq!(
+                mismatch.expected.lba,
+                1000 + (at / SECTOR) as u64,
+                "byte {at}"
+            );
             assert!(!matches!(mismatch.found, Found::Other(_)), "byte {at}");
         }
     }
@@ -226,6 +284,9 @@ mod tests {
     #[test]
     fn foreign_data_is_found() {
         assert_eq!(check(STAMP, &[0; SECTOR]).unwrap_err().found, Found::Zeroes);
-        assert_eq!(check(STAMP, &[1; SECTOR]).unwrap_err().found, Found::NoPattern);
+        assert_eq!(
+            check(STAMP, &[1; SECTOR]).unwrap_err().found,
+            Found::NoPattern
+        );
     }
 }

@@ -26,7 +26,12 @@ impl Progress {
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         let total = time_ns.or(count).unwrap_or(1).max(1);
-        Self { bar, total, by_time: time_ns.is_some(), next: 0 }
+        Self {
+            bar,
+            total,
+            by_time: time_ns.is_some(),
+            next: 0,
+        }
     }
 
     /// So much time has passed.

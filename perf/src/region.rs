@@ -55,7 +55,15 @@ impl Region {
             busy: vec![0; blocks.div_ceil(64) as usize].into_boxed_slice(),
             doubts: 0,
         });
-        Self { lun, addr, base, blocks, block_sectors, cursor: 0, books }
+        Self {
+            lun,
+            addr,
+            base,
+            blocks,
+            block_sectors,
+            cursor: 0,
+            books,
+        }
     }
 
     /// First sector of a block.
@@ -72,15 +80,25 @@ impl Region {
         let block = match rng {
             Some(rng) => {
                 let first = rng.below(self.blocks);
-                let most = if self.books.is_some() { PROBES.min(self.blocks) } else { 1 };
-                (0..most).map(|i| (first + i) % self.blocks).find(|&b| !self.is_busy(b))?
+                let most = if self.books.is_some() {
+                    PROBES.min(self.blocks)
+                } else {
+                    1
+                };
+                (0..most)
+                    .map(|i| (first + i) % self.blocks)
+                    .find(|&b| !self.is_busy(b))?
             }
             None => {
                 let block = self.cursor;
                 if self.is_busy(block) {
                     return None;
                 }
-                self.cursor = if block + 1 == self.blocks { 0 } else { block + 1 };
+                self.cursor = if block + 1 == self.blocks {
+                    0
+                } else {
+                    block + 1
+                };
                 block
             }
         };
@@ -195,8 +213,14 @@ pub fn region<P: aoe_engine::Port>(
     range: Range,
     verify: bool,
 ) -> anyhow::Result<Region> {
-    let Some(info) = engine.lun(lun) else { anyhow::bail!("there is no such LUN") };
-    let Range { offset, size, block } = range;
+    let Some(info) = engine.lun(lun) else {
+        anyhow::bail!("there is no such LUN")
+    };
+    let Range {
+        offset,
+        size,
+        block,
+    } = range;
     let capacity = info.sectors * crate::size::SECTOR;
     let room = capacity.saturating_sub(offset);
     let size = size.unwrap_or(room);
@@ -212,7 +236,13 @@ pub fn region<P: aoe_engine::Port>(
     }
     let sectors = |bytes: u64| bytes / crate::size::SECTOR;
     let who = (lun, info.addr);
-    Ok(Region::new(who, sectors(offset), blocks, sectors(block) as u32, verify))
+    Ok(Region::new(
+        who,
+        sectors(offset),
+        blocks,
+        sectors(block) as u32,
+        verify,
+    ))
 }
 
 #[cfg(test)]
@@ -258,7 +288,10 @@ mod tests {
             (r.next_written(), r.next_written(), r.next_written()),
             (Some(1), Some(3), None)
         );
-        assert_eq!((r.expected(1), r.expected(2), r.expected(0)), (Some(1), None, None));
+        assert_eq!(
+            (r.expected(1), r.expected(2), r.expected(0)),
+            (Some(1), None, None)
+        );
         let again = r.next_generation(2).unwrap();
         assert!(again > 1);
         r.wrote(2, again, true);

@@ -105,8 +105,21 @@ pub struct Pool {
 
 impl From<PoolStats> for Pool {
     fn from(s: PoolStats) -> Self {
-        let PoolStats { held_max, overflow_max, looked_past, nudges, starved, .. } = s;
-        Self { held_max, overflow_max, looked_past, nudges, starved }
+        let PoolStats {
+            held_max,
+            overflow_max,
+            looked_past,
+            nudges,
+            starved,
+            ..
+        } = s;
+        Self {
+            held_max,
+            overflow_max,
+            looked_past,
+            nudges,
+            starved,
+        }
     }
 }
 
@@ -141,7 +154,11 @@ impl Verified {
             checked: tally.checked,
             read_back: tally.read_back,
             mismatches: tally.mismatches,
-            first_mismatches: tally.first_mismatches.iter().map(ToString::to_string).collect(),
+            first_mismatches: tally
+                .first_mismatches
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 }
@@ -152,7 +169,11 @@ pub fn frames<P: Port>(engine: &Engine<P>) -> Frames {
     let stats = engine.port_stats().next().unwrap_or_default();
     // Not `Engine::is_whole`: a broadcast keeps its slot for answers that may still come.
     let whole = stats.header.held == 0 && stats.full.held == 0;
-    Frames { header: stats.header.into(), full: stats.full.into(), whole }
+    Frames {
+        header: stats.header.into(),
+        full: stats.full.into(),
+        whole,
+    }
 }
 
 /// Counters of an engine and its only port that are not 0.
@@ -181,7 +202,12 @@ pub fn counters<P: Port>(engine: &Engine<P>) -> BTreeMap<&'static str, u64> {
 /// Drops by reason that are not 0.
 #[must_use]
 pub fn drops<P: Port>(engine: &Engine<P>) -> BTreeMap<&'static str, u64> {
-    engine.drops().iter().map(|(why, n)| (why.name(), n)).filter(|(_, n)| *n > 0).collect()
+    engine
+        .drops()
+        .iter()
+        .map(|(why, n)| (why.name(), n))
+        .filter(|(_, n)| *n > 0)
+        .collect()
 }
 
 impl fmt::Display for Report {
@@ -189,7 +215,11 @@ impl fmt::Display for Report {
         let luns = self.luns.join(" ");
         let block = crate::size::Size(self.block_bytes);
         writeln!(f, "{luns} on {} ({})", self.port, self.driver)?;
-        writeln!(f, "{} of {block}, depth {}, {:.2} s", self.rw, self.depth, self.seconds)?;
+        writeln!(
+            f,
+            "{} of {block}, depth {}, {:.2} s",
+            self.rw, self.depth, self.seconds
+        )?;
         writeln!(
             f,
             "{:<6} {:>12} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -198,7 +228,9 @@ impl fmt::Display for Report {
         for (name, lane) in [("read", &self.read), ("write", &self.write)] {
             let Some(d) = lane else { continue };
             write!(f, "{name:<6} {:>12.0} {:>10.1}", d.iops, d.mib_s)?;
-            for us in [d.mean_us, d.p50_us, d.p90_us, d.p99_us, d.p99_9_us, d.max_us] {
+            for us in [
+                d.mean_us, d.p50_us, d.p90_us, d.p99_us, d.p99_9_us, d.max_us,
+            ] {
                 write!(f, " {us:>9.1}")?;
             }
             writeln!(f)?;
@@ -208,7 +240,12 @@ impl fmt::Display for Report {
         list(f, "counters", &self.counters)?;
         list(f, "drops", &self.drops)?;
         if let Some(v) = &self.verify {
-            let Verified { checked, read_back, mismatches, .. } = v;
+            let Verified {
+                checked,
+                read_back,
+                mismatches,
+                ..
+            } = v;
             writeln!(
                 f,
                 "verify   {checked} blocks checked, {read_back} read back, {mismatches} mismatches"
@@ -226,7 +263,13 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { held_max, overflow_max, looked_past, nudges, starved } = self;
+        let Self {
+            held_max,
+            overflow_max,
+            looked_past,
+            nudges,
+            starved,
+        } = self;
         write!(
             f,
             "held at most {held_max}, overflow at most {overflow_max}, looked past {looked_past}, \

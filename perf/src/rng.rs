@@ -16,7 +16,9 @@ impl Rng {
     #[must_use]
     pub fn unpredictable_seed() -> u64 {
         use std::hash::{BuildHasher, Hasher};
-        std::collections::hash_map::RandomState::new().build_hasher().finish()
+        std::collections::hash_map::RandomState::new()
+            .build_hasher()
+            .finish()
     }
 
     /// 64 random bits.

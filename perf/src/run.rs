@@ -51,8 +51,15 @@ impl Outcome {
 pub fn run(args: &RunArgs) -> Result<Outcome> {
     let stop = host::stop_flag()?;
     let (depth, block) = (args.depth as usize, args.bs.0 as u32);
-    let memory_mb = args.host.memory_mb.saturating_add(IoBuffers::mib(depth, block) + 1);
-    let eal = HostArgs { memory_mb, ..args.host.clone() }.start_eal(&args.port)?;
+    let memory_mb = args
+        .host
+        .memory_mb
+        .saturating_add(IoBuffers::mib(depth, block) + 1);
+    let eal = HostArgs {
+        memory_mb,
+        ..args.host.clone()
+    }
+    .start_eal(&args.port)?;
     let iova = IovaMap::new(eal);
     let buffers = IoBuffers::new(eal, &iova, depth, block)?;
     let config = DeviceConfig {
@@ -65,11 +72,19 @@ pub fn run(args: &RunArgs) -> Result<Outcome> {
     let clock = TscClock::new();
     let luns = wait_for_luns(args, &mut engine, &clock, &stop)?;
     if luns.len() > depth {
-        bail!("--depth {depth}: there are {} LUNs, and each needs an I/O of its own", luns.len());
+        bail!(
+            "--depth {depth}: there are {} LUNs, and each needs an I/O of its own",
+            luns.len()
+        );
     }
-    let range =
-        Range { offset: args.offset.0, size: args.size.map(|size| size.0), block: args.bs.0 };
-    let regions = luns.iter().map(|&lun| region::region(&engine, lun, range, args.verify));
+    let range = Range {
+        offset: args.offset.0,
+        size: args.size.map(|size| size.0),
+        block: args.bs.0,
+    };
+    let regions = luns
+        .iter()
+        .map(|&lun| region::region(&engine, lun, range, args.verify));
     let regions = regions.collect::<Result<Vec<_>>>()?;
     let names = regions.iter().map(|r| r.addr.to_string()).collect();
     let mut load = Load::new(engine, clock, plan(args), regions, buffers);
@@ -95,7 +110,11 @@ fn engine(args: &RunArgs, port: DpdkPort) -> Result<Engine<DpdkPort>> {
 }
 
 fn plan(args: &RunArgs) -> Plan {
-    let seconds = args.time.or(if args.count.is_none() { Some(10.0) } else { None });
+    let seconds = args.time.or(if args.count.is_none() {
+        Some(10.0)
+    } else {
+        None
+    });
     Plan {
         read_percent: args.rw.read_percent(args.rwmix),
         random: args.rw.is_random(),
@@ -116,9 +135,15 @@ fn wait_for_luns<P: Port>(
     stop: &AtomicBool,
 ) -> Result<Vec<LunId>> {
     for &addr in &args.lun {
-        engine.add_lun(addr).with_context(|| format!("--lun {addr}: not the address of a LUN"))?;
+        engine
+            .add_lun(addr)
+            .with_context(|| format!("--lun {addr}: not the address of a LUN"))?;
     }
-    let mut wanted: Vec<LunId> = args.lun.iter().filter_map(|&a| engine.find_lun(a)).collect();
+    let mut wanted: Vec<LunId> = args
+        .lun
+        .iter()
+        .filter_map(|&a| engine.find_lun(a))
+        .collect();
     wanted.sort_unstable();
     wanted.dedup();
     let start = clock.now();
@@ -131,8 +156,11 @@ fn wait_for_luns<P: Port>(
         while engine.next_event().is_some() {}
         let over = now.since(start) as f64 > args.wait * 1e9;
         if args.all {
-            let there: Vec<LunId> =
-                engine.luns().filter(|l| l.state == LunState::Up).map(|l| l.id).collect();
+            let there: Vec<LunId> = engine
+                .luns()
+                .filter(|l| l.state == LunState::Up)
+                .map(|l| l.id)
+                .collect();
             if there.len() != seen {
                 (seen, changed) = (there.len(), now);
             }
@@ -165,13 +193,22 @@ fn what_is_there<P: Port>(args: &RunArgs, engine: &Engine<P>) -> String {
         .map(|l| format!("{} ({} sectors, {})", l.addr, l.sectors, l.mac))
         .collect();
     let received: u64 = engine.port_stats().map(|p| p.received).sum();
-    let what = if args.all { "--all".to_owned() } else { format!("--lun {}", missing.join(", ")) };
+    let what = if args.all {
+        "--all".to_owned()
+    } else {
+        format!("--lun {}", missing.join(", "))
+    };
     let seen = if !there.is_empty() {
         format!("these LUNs are there: {}", there.join(", "))
     } else if received > 0 {
-        let drops: Vec<String> =
-            report::drops(engine).iter().map(|(why, n)| format!("{why} {n}")).collect();
-        format!("{received} frames came, but none from a LUN ({})", drops.join(", "))
+        let drops: Vec<String> = report::drops(engine)
+            .iter()
+            .map(|(why, n)| format!("{why} {n}"))
+            .collect();
+        format!(
+            "{received} frames came, but none from a LUN ({})",
+            drops.join(", ")
+        )
     } else {
         "no frame came at all: is the cable, the switch port, the interface the right one?".into()
     };
@@ -184,7 +221,8 @@ fn measure<P: Port>(args: &RunArgs, load: &mut Load<P, TscClock>, stop: &AtomicB
         .context("a LUN takes no more I/O, so the load has stopped")?;
     progress.finish();
     if args.verify && args.rw != Rw::Read && args.rw != Rw::Randread {
-        load.read_back(stop).context("reading back what was written")?;
+        load.read_back(stop)
+            .context("reading back what was written")?;
     }
     Ok(())
 }
@@ -207,7 +245,9 @@ fn say<P: Port>(
         read: Direction::new(&tally.read, tally.elapsed_ns),
         write: Direction::new(&tally.write, tally.elapsed_ns),
         errors: tally.errors,
-        first_error: tally.first_error.map(|(op, lba, e)| format!("{op} of LBA {lba}: {e}")),
+        first_error: tally
+            .first_error
+            .map(|(op, lba, e)| format!("{op} of LBA {lba}: {e}")),
         verify: args.verify.then(|| Verified::new(tally)),
         frames: report::frames(engine),
         counters: report::counters(engine),

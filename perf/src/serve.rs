@@ -133,7 +133,10 @@ pub fn run(args: &TargetArgs) -> Result<()> {
     let fit = host::max_sectors(opened.info.mtu);
     let max_sectors = args.max_sectors.unwrap_or(fit);
     if max_sectors > fit {
-        bail!("--max-sectors {max_sectors}: an MTU of {} holds {fit} at most", opened.info.mtu);
+        bail!(
+            "--max-sectors {max_sectors}: an MTU of {} holds {fit} at most",
+            opened.info.mtu
+        );
     }
     let mut target = LabTarget::new(port);
     for (spec, disk) in disks {
@@ -179,13 +182,28 @@ fn poll(_eal: Eal, target: &mut LabTarget<DpdkPort>, time: Option<f64>, stop: &A
 }
 
 fn report(target: &LabTarget<DpdkPort>, seconds: f64) -> Report {
-    let PoolStats { held, held_max, overflow_max, looked_past, nudges, starved, .. } =
-        target.pool_stats();
+    let PoolStats {
+        held,
+        held_max,
+        overflow_max,
+        looked_past,
+        nudges,
+        starved,
+        ..
+    } = target.pool_stats();
     let touched = target.port().touched();
     Report {
         seconds,
         port: target.stats(),
-        frames: FrameReport { held, held_max, overflow_max, looked_past, nudges, starved, touched },
+        frames: FrameReport {
+            held,
+            held_max,
+            overflow_max,
+            looked_past,
+            nudges,
+            starved,
+            touched,
+        },
         luns: target.luns().iter().map(lun_report).collect(),
     }
 }
@@ -217,7 +235,12 @@ fn say(report: &Report, json: bool) -> Result<()> {
         writeln!(out)?;
         return Ok(());
     }
-    let Report { seconds, port, frames, luns } = report;
+    let Report {
+        seconds,
+        port,
+        frames,
+        luns,
+    } = report;
     writeln!(
         out,
         "aoe-target: {seconds:.1} s, {} frames received, {} sent; ring full {}, blocked {}, \

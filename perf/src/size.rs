@@ -15,7 +15,11 @@ pub struct SizeError(String);
 
 impl std::fmt::Display for SizeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?} is no size: a number of bytes, or one with K, M, G or T behind it", self.0)
+        write!(
+            f,
+            "{:?} is no size: a number of bytes, or one with K, M, G or T behind it",
+            self.0
+        )
     }
 }
 
@@ -28,10 +32,16 @@ impl FromStr for Size {
     /// optional `B` or `iB` behind it.
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let error = || SizeError(text.into());
-        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let end = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (digits, unit) = text.split_at(end);
         let unit = unit.to_ascii_lowercase();
-        let shift = match unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit) {
+        let shift = match unit
+            .strip_suffix("ib")
+            .or(unit.strip_suffix('b'))
+            .unwrap_or(&unit)
+        {
             "" => 0,
             "k" => 10,
             "m" => 20,
@@ -51,7 +61,10 @@ impl Size {
     /// If it is 0 or no multiple of 512; the error says so.
     pub fn sectors(self) -> Result<u64, String> {
         if self.0 == 0 || !self.0.is_multiple_of(SECTOR) {
-            return Err(format!("{} bytes are no whole number of 512-byte sectors", self.0));
+            return Err(format!(
+                "{} bytes are no whole number of 512-byte sectors",
+                self.0
+            ));
         }
         Ok(self.0 / SECTOR)
     }
@@ -88,9 +101,18 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for text in
-            ["", "k", "-1", "+1", "1.5G", "4 k", "4kk", "1P", "99999999999999999999", "99999999T"]
-        {
+        for text in [
+            "",
+            "k",
+            "-1",
+            "+1",
+            "1.5G",
+            "4 k",
+            "4kk",
+            "1P",
+            "99999999999999999999",
+            "99999999T",
+        ] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }

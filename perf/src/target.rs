@@ -73,7 +73,10 @@ impl LunIndex {
     where
         D: Disk,
     {
-        let mut index = Self { by_slot: [NO_LUN; 256], next: vec![NO_LUN; luns.len()] };
+        let mut index = Self {
+            by_slot: [NO_LUN; 256],
+            next: vec![NO_LUN; luns.len()],
+        };
         for (i, lun) in luns.iter().enumerate() {
             let head = &mut index.by_slot[usize::from(lun.config().addr.slot)];
             index.next[i] = std::mem::replace(head, i as u16);
@@ -109,7 +112,10 @@ impl<P: Port, D: Disk> LabTarget<P, D> {
         Self {
             mac: port.info().mac,
             luns: Vec::new(),
-            index: LunIndex { by_slot: [NO_LUN; 256], next: Vec::new() },
+            index: LunIndex {
+                by_slot: [NO_LUN; 256],
+                next: Vec::new(),
+            },
             full: FramePool::new(frames.full),
             batch: Vec::with_capacity(BURST),
             burst: Burst::default(),
@@ -168,7 +174,10 @@ impl<P: Port, D: Disk> LabTarget<P, D> {
     fn receive(&mut self) {
         self.port.rx_done();
         let count = self.port.rx_burst();
-        self.burst = Burst { count, ..Burst::default() };
+        self.burst = Burst {
+            count,
+            ..Burst::default()
+        };
         self.stats.received += count as u64;
     }
 
@@ -197,9 +206,14 @@ impl<P: Port, D: Disk> LabTarget<P, D> {
                 request[at..at + bytes.len()].copy_from_slice(bytes);
             });
         }
-        let bytes =
-            if copied { self.request.get(..len).unwrap_or(&[]) } else { self.port.rx_head(i) };
-        let Some((header, at)) = Header::parse(bytes).ok().filter(|(h, _)| !h.flags.is_response())
+        let bytes = if copied {
+            self.request.get(..len).unwrap_or(&[])
+        } else {
+            self.port.rx_head(i)
+        };
+        let Some((header, at)) = Header::parse(bytes)
+            .ok()
+            .filter(|(h, _)| !h.flags.is_response())
         else {
             self.stats.ignored += 1;
             return Step::Done;
@@ -242,8 +256,18 @@ impl<P: Port, D: Disk> LabTarget<P, D> {
                 return Step::Blocked;
             }
         }
-        let Some(mut frame) = self.full.take(&mut self.port) else { return Step::Blocked };
-        let Self { port, luns, request, answer, mac, full, .. } = self;
+        let Some(mut frame) = self.full.take(&mut self.port) else {
+            return Step::Blocked;
+        };
+        let Self {
+            port,
+            luns,
+            request,
+            answer,
+            mac,
+            full,
+            ..
+        } = self;
         let target = &mut luns[lun];
         let len = match small {
             Some((at, len)) => {
@@ -294,7 +318,9 @@ impl<P: Port, D: Disk> LabTarget<P, D> {
             if self.batch.len() == BURST || !self.full.ready(&mut self.port) {
                 return;
             }
-            let Some(frame) = self.full.take(&mut self.port) else { return };
+            let Some(frame) = self.full.take(&mut self.port) else {
+                return;
+            };
             let len = self.luns[self.announce].announce(self.mac, &mut self.answer);
             self.send_aside(frame, len);
             self.announce += 1;

@@ -37,24 +37,47 @@ fn a_broadcast_is_answered_for_every_lun() {
     let (_theirs, theirs) = open_one(eal, &config(b), &iova).expect("a port");
     let mut target = LabTarget::new(theirs);
     for i in 0..LUNS {
-        let addr = ShelfSlot { shelf: i / 100, slot: (i % 100) as u8 };
+        let addr = ShelfSlot {
+            shelf: i / 100,
+            slot: (i % 100) as u8,
+        };
         assert!(target.add(TargetConfig::new(addr), LabDisk::ram(512)));
-        assert!(!target.add(TargetConfig::new(addr), LabDisk::ram(512)), "{addr} twice");
+        assert!(
+            !target.add(TargetConfig::new(addr), LabDisk::ram(512)),
+            "{addr} twice"
+        );
     }
-    let mut engine =
-        Engine::new(Config { luns: LUNS, ..Config::default() }, u64::MAX).expect("an engine");
+    let mut engine = Engine::new(
+        Config {
+            luns: LUNS,
+            ..Config::default()
+        },
+        u64::MAX,
+    )
+    .expect("an engine");
     engine.add_port(ours, None).expect("a port");
     let clock = TscClock::new();
     let up = |engine: &Engine<_>| engine.luns().filter(|l| l.state == LunState::Up).count();
     while up(&engine) < usize::from(LUNS) {
         let now = clock.now();
-        assert!(now.0 < 20_000_000_000, "{} of {LUNS} LUNs are up", up(&engine));
+        assert!(
+            now.0 < 20_000_000_000,
+            "{} of {LUNS} LUNs are up",
+            up(&engine)
+        );
         engine.turn(now);
         target.turn();
     }
     let stats = target.stats();
-    assert!(stats.blocked_turns > 0, "nothing ever had to wait: {stats:?}");
-    let queries: Vec<u64> = target.luns().iter().map(|lun| lun.stats().queries).collect();
+    assert!(
+        stats.blocked_turns > 0,
+        "nothing ever had to wait: {stats:?}"
+    );
+    let queries: Vec<u64> = target
+        .luns()
+        .iter()
+        .map(|lun| lun.stats().queries)
+        .collect();
     assert!(queries.iter().all(|&n| n == queries[0]), "{queries:?}");
     assert_eq!(engine.drops().total(), 0, "{:?}", engine.drops());
 }

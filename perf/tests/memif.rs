@@ -12,14 +12,23 @@ const SIGSEGV: i32 = 11;
 
 fn device(dir: &Path, role: &str) -> String {
     let socket = dir.join("memif.sock");
-    format!("net_memif0,role={role},socket={},socket-abstract=no,bsize=9216", socket.display())
+    format!(
+        "net_memif0,role={role},socket={},socket-abstract=no,bsize=9216",
+        socket.display()
+    )
 }
 
 fn memif_is_there() -> bool {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let drivers = ["/usr/lib/x86_64-linux-gnu/dpdk", "/usr/lib64/dpdk", "/usr/local/lib"];
+    let drivers = [
+        "/usr/lib/x86_64-linux-gnu/dpdk",
+        "/usr/lib64/dpdk",
+        "/usr/local/lib",
+    ];
     let found = drivers.iter().any(|dir| {
-        let out = Command::new("find").args([dir, "-name", "librte_net_memif.so*"]).output();
+        let out = Command::new("find")
+            .args([dir, "-name", "librte_net_memif.so*"])
+            .output();
         out.is_ok_and(|out| !out.stdout.is_empty())
     });
     if cpus < 2 {
@@ -36,7 +45,14 @@ impl Target {
     /// Starts it and waits until it says that it serves.
     fn start(dir: &Path, extra: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_aoe-target"))
-            .args(["--port", &device(dir, "server"), "--huge", "never", "--cpu", "0"])
+            .args([
+                "--port",
+                &device(dir, "server"),
+                "--huge",
+                "never",
+                "--cpu",
+                "0",
+            ])
             .args(["--json", "--time", "120"])
             .args(extra)
             .stdout(Stdio::piped())
@@ -62,7 +78,13 @@ impl Target {
             return None;
         }
         let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill").success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .expect("kill")
+                .success()
+        );
         let mut out = self.0.stdout.take().expect("a pipe");
         let report = serde_json::from_reader(&mut out).expect("JSON");
         assert!(self.0.wait().expect("an end").success());
@@ -79,7 +101,15 @@ impl Drop for Target {
 
 fn load(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_aoe-perf"))
-        .args(["run", "--port", &device(dir, "client"), "--huge", "never", "--cpu", "1"])
+        .args([
+            "run",
+            "--port",
+            &device(dir, "client"),
+            "--huge",
+            "never",
+            "--cpu",
+            "1",
+        ])
         .args(args)
         .output()
         .expect("aoe-perf starts")
@@ -97,12 +127,19 @@ fn assert_verified(report: &serde_json::Value) {
     assert_eq!(number(&report["verify"]["mismatches"]), 0, "{report:#}");
     assert!(number(&report["verify"]["read_back"]) > 0, "{report:#}");
     assert_eq!(report["frames"]["whole"], true, "{report:#}");
-    assert!(report["write"]["iops"].as_f64().is_some_and(|iops| iops > 0.0), "{report:#}");
+    assert!(
+        report["write"]["iops"]
+            .as_f64()
+            .is_some_and(|iops| iops > 0.0),
+        "{report:#}"
+    );
 }
 
 #[test]
 fn verified_load_on_memory_and_file() {
-    let _one = CPUS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = CPUS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if !memif_is_there() {
         return;
     }
@@ -110,8 +147,13 @@ fn verified_load_on_memory_and_file() {
     let file = format!("e3.1=file:{},size=16M", dir.path().join("disk").display());
     let target = Target::start(dir.path(), &["--lun", "e3.0=ram:16M", "--lun", &file]);
     let both = ["--lun", "e3.0", "--lun", "e3.1"];
-    let rw = ["--rw", "randrw", "--rwmix", "40", "--verify", "--count", "4000", "--json"];
-    let out = report(&load(dir.path(), &[&both[..], &rw, &["--bs", "4k"]].concat()));
+    let rw = [
+        "--rw", "randrw", "--rwmix", "40", "--verify", "--count", "4000", "--json",
+    ];
+    let out = report(&load(
+        dir.path(),
+        &[&both[..], &rw, &["--bs", "4k"]].concat(),
+    ));
     assert_verified(&out);
     assert!(out["verify"]["checked"].as_u64() > Some(0), "{out:#}");
     let Some(said) = target.stop() else { return };
@@ -121,13 +163,17 @@ fn verified_load_on_memory_and_file() {
 
 #[test]
 fn verified_load_of_odd_blocks_with_checks_on_both_sides() {
-    let _one = CPUS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = CPUS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if !memif_is_there() {
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
     let target = Target::start(dir.path(), &["--lun", "e3.0=ram:16M", "--checks"]);
-    let rest = ["--rw", "rw", "--verify", "--count", "600", "--json", "--checks", "--all"];
+    let rest = [
+        "--rw", "rw", "--verify", "--count", "600", "--json", "--checks", "--all",
+    ];
     let odd = ["--bs", "35328", "--offset", "512", "--depth", "8"];
     let out = report(&load(dir.path(), &[&rest[..], &odd].concat()));
     assert_verified(&out);
@@ -137,7 +183,9 @@ fn verified_load_of_odd_blocks_with_checks_on_both_sides() {
 
 #[test]
 fn a_missing_lun_is_named_with_what_is_there_instead() {
-    let _one = CPUS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = CPUS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if !memif_is_there() {
         return;
     }
@@ -146,7 +194,10 @@ fn a_missing_lun_is_named_with_what_is_there_instead() {
     let out = load(dir.path(), &["--lun", "e9.9", "--wait", "3"]);
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{said}");
-    assert!(said.contains("e9.9") && said.contains("these LUNs are there: e3.0"), "{said}");
+    assert!(
+        said.contains("e9.9") && said.contains("these LUNs are there: e3.0"),
+        "{said}"
+    );
     target.stop();
 }
 

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 fn selftest(command: &mut Command) -> (String, Duration) {
     let start = Instant::now();
-    let out = command.args(["selftest", "--time", "0.3"]).output().expect("aoe-perf starts");
+    let out = command
+        .args(["selftest", "--time", "0.3"])
+        .output()
+        .expect("aoe-perf starts");
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{:?}\n{text}\n{said}", out.status);
@@ -33,21 +36,39 @@ fn its_json_is_json() {
 
 #[test]
 fn it_needs_no_privileges() {
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|out| out.stdout == b"0\n");
     if !is_root {
         println!("skipped: not root, so the other test has shown it");
         return;
     }
     // The binary may be where nobody else can look.
-    let dir = tempfile::Builder::new().prefix("aoe-perf").tempdir().expect("a directory");
+    let dir = tempfile::Builder::new()
+        .prefix("aoe-perf")
+        .tempdir()
+        .expect("a directory");
     let binary = dir.path().join("aoe-perf");
     std::fs::copy(env!("CARGO_BIN_EXE_aoe-perf"), &binary).expect("a copy");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(dir.path(), open).expect("permissions");
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]);
-    command.arg("--no-new-privs").env_remove("XDG_RUNTIME_DIR").env_remove("HOME");
-    if !Command::new("setpriv").arg("--version").output().is_ok_and(|o| o.status.success()) {
+    command.args([
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--bounding-set=-all",
+    ]);
+    command
+        .arg("--no-new-privs")
+        .env_remove("XDG_RUNTIME_DIR")
+        .env_remove("HOME");
+    if !Command::new("setpriv")
+        .arg("--version")
+        .output()
+        .is_ok_and(|o| o.status.success())
+    {
         println!("skipped: there is no setpriv here");
         return;
     }

@@ -79,7 +79,12 @@ fn run(args: &Args) -> Result<ExitCode, CallError> {
         Command::Stat => ("stat", Value::Null),
         Command::Identify { lun } => ("identify", json!({ "lun": lun })),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Args::command(), "aoectl", &mut std::io::stdout());
+            clap_complete::generate(
+                *shell,
+                &mut Args::command(),
+                "aoectl",
+                &mut std::io::stdout(),
+            );
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -119,7 +124,11 @@ fn size(bytes: u64) -> String {
         }
         (value, unit) = (value / 1024.0, next);
     }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+    if unit == "B" {
+        format!("{bytes} B")
+    } else {
+        format!("{value:.1} {unit}")
+    }
 }
 
 fn list(luns: &[LunView]) {
@@ -158,29 +167,52 @@ fn list(luns: &[LunView]) {
             lun.failed
         );
         if let Some(stranger) = &lun.stranger {
-            println!("{:16} another target answers for it and is not used: {stranger}", "");
+            println!(
+                "{:16} another target answers for it and is not used: {stranger}",
+                ""
+            );
         }
     }
 }
 
 fn identify(lun: &LunView) {
     let Some(id) = &lun.identify else { return };
-    let IdentifyView { model, serial, firmware, .. } = id;
+    let IdentifyView {
+        model,
+        serial,
+        firmware,
+        ..
+    } = id;
     let yes = |on: bool| if on { "yes" } else { "no" };
     println!("LUN              {} ({}), {}", lun.name, lun.lun, lun.state);
     println!("model            {model}");
     println!("serial           {serial}");
     println!("firmware         {firmware}");
     println!("wwn              {}", id.wwn.as_deref().unwrap_or("none"));
-    println!("size             {} ({} sectors)", size(lun.size_bytes), id.sectors);
+    println!(
+        "size             {} ({} sectors)",
+        size(lun.size_bytes),
+        id.sectors
+    );
     println!(
         "sector           {} bytes logical, {} physical",
         id.logical_sector_bytes, id.physical_sector_bytes
     );
     println!("48-bit LBA       {}", yes(id.lba48));
-    println!("flush            {}, EXT {}", yes(id.flush), yes(id.flush_ext));
-    println!("write cache      {}", if id.write_cache { "on" } else { "off" });
-    println!("trim             {}, zeroes afterwards {}", yes(id.trim), yes(id.trim_zeroes));
+    println!(
+        "flush            {}, EXT {}",
+        yes(id.flush),
+        yes(id.flush_ext)
+    );
+    println!(
+        "write cache      {}",
+        if id.write_cache { "on" } else { "off" }
+    );
+    println!(
+        "trim             {}, zeroes afterwards {}",
+        yes(id.trim),
+        yes(id.trim_zeroes)
+    );
     println!("durability       {}", lun.durability);
     if lun.durability == "unknown" {
         println!(
@@ -200,7 +232,11 @@ fn stat(answer: &Value) {
         "aoed {} on {}, {}",
         text(&appliance["version"]),
         text(&appliance["dpdk"]),
-        if appliance["huge_pages"] == json!(true) { "huge pages" } else { "ordinary pages" }
+        if appliance["huge_pages"] == json!(true) {
+            "huge pages"
+        } else {
+            "ordinary pages"
+        }
     );
     for (i, port) in list_of(&appliance["ports"]).iter().enumerate() {
         println!("port {i}: {}", text(&port["device"]));

@@ -24,7 +24,12 @@ Exit codes: 0 stopped by a signal, 1 failed while running, 2 bad arguments or co
 )]
 struct Args {
     /// The configuration, a TOML file.
-    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present = "completions"
+    )]
     config: Option<PathBuf>,
     /// Check the configuration and exit.
     #[arg(long)]
@@ -43,7 +48,9 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour);
     log.with_writer(std::io::stderr).init();
     let config = match Config::load(&args.config.unwrap_or_default()) {
         Ok(config) => config,

@@ -260,14 +260,42 @@ mod tests {
         let good = ExportInfo::new("a", 1 << 20);
         assert_eq!(good.fault(), None);
         for min_block in [0, 3, 1 << 17] {
-            assert!(ExportInfo { min_block, ..good.clone() }.fault().is_some());
+            assert!(
+                ExportInfo {
+                    min_block,
+                    ..good.clone()
+                }
+                .fault()
+                .is_some()
+            );
         }
         for preferred_block in [0, 256, 4097] {
-            assert!(ExportInfo { preferred_block, ..good.clone() }.fault().is_some());
+            assert!(
+                ExportInfo {
+                    preferred_block,
+                    ..good.clone()
+                }
+                .fault()
+                .is_some()
+            );
         }
         for max_block in [0, 512, (1 << 20) + 1, MAX_PAYLOAD + 512] {
-            assert!(ExportInfo { max_block, ..good.clone() }.fault().is_some());
+            assert!(
+                ExportInfo {
+                    max_block,
+                    ..good.clone()
+                }
+                .fault()
+                .is_some()
+            );
         }
-        assert!(ExportInfo { name: "x".repeat(5000), ..good }.fault().is_some());
+        assert!(
+            ExportInfo {
+                name: "x".repeat(5000),
+                ..good
+            }
+            .fault()
+            .is_some()
+        );
     }
 }

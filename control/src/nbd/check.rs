@@ -110,7 +110,10 @@ fn check_range(op: Op, r: &RequestHeader, export: &ExportInfo) -> Result<(), Ref
             "offset or length is not a multiple of the minimum block size",
         );
     }
-    let inside = r.offset.checked_add(u64::from(r.len)).is_some_and(|end| end <= export.size_bytes);
+    let inside = r
+        .offset
+        .checked_add(u64::from(r.len))
+        .is_some_and(|end| end <= export.size_bytes);
     match op {
         _ if inside => Ok(()),
         Op::Write | Op::WriteZeroes => refuse(NbdErrno::NoSpc, "write past the end of the export"),
@@ -137,11 +140,21 @@ mod tests {
     use super::*;
 
     fn export() -> ExportInfo {
-        ExportInfo { trim: true, write_zeroes: true, ..ExportInfo::new("x", 8 << 20) }
+        ExportInfo {
+            trim: true,
+            write_zeroes: true,
+            ..ExportInfo::new("x", 8 << 20)
+        }
     }
 
     fn request(command: u16, flags: u16, offset: u64, len: u32) -> RequestHeader {
-        RequestHeader { flags, command, handle: 1, offset, len }
+        RequestHeader {
+            flags,
+            command,
+            handle: 1,
+            offset,
+            len,
+        }
     }
 
     fn errno(r: RequestHeader, export: &ExportInfo) -> Option<NbdErrno> {
@@ -185,13 +198,22 @@ mod tests {
             assert_eq!(errno(request(command, 0, 0, 0), &export), Some(Inval));
         }
         for flags in [cmd_flag::FUA, cmd_flag::DF, cmd_flag::NO_HOLE, 1 << 15] {
-            assert_eq!(errno(request(cmd::WRITE, flags, 0, 512), &export), Some(Inval));
+            assert_eq!(
+                errno(request(cmd::WRITE, flags, 0, 512), &export),
+                Some(Inval)
+            );
         }
         let fast = cmd_flag::FAST_ZERO;
-        assert_eq!(errno(request(cmd::WRITE_ZEROES, fast, 0, 512), &export), Some(Inval));
+        assert_eq!(
+            errno(request(cmd::WRITE_ZEROES, fast, 0, 512), &export),
+            Some(Inval)
+        );
         let plain_df = check(&request(cmd::READ, cmd_flag::DF, 0, 512), &export, false);
         assert!(plain_df.is_err(), "DF needs structured replies");
-        let read_only = ExportInfo { read_only: true, ..export };
+        let read_only = ExportInfo {
+            read_only: true,
+            ..export
+        };
         for command in [cmd::WRITE, cmd::TRIM, cmd::WRITE_ZEROES] {
             assert_eq!(errno(request(command, 0, 0, 512), &read_only), Some(Perm));
         }
@@ -199,11 +221,21 @@ mod tests {
 
     #[test]
     fn flush_and_fua_where_offered() {
-        let export = ExportInfo { flush: true, fua: true, ..export() };
+        let export = ExportInfo {
+            flush: true,
+            fua: true,
+            ..export()
+        };
         assert_eq!(errno(request(cmd::FLUSH, 0, 0, 0), &export), None);
-        assert_eq!(errno(request(cmd::FLUSH, 0, 512, 0), &export), Some(NbdErrno::Inval));
+        assert_eq!(
+            errno(request(cmd::FLUSH, 0, 512, 0), &export),
+            Some(NbdErrno::Inval)
+        );
         for command in [cmd::READ, cmd::WRITE, cmd::TRIM, cmd::WRITE_ZEROES] {
-            assert_eq!(errno(request(command, cmd_flag::FUA, 0, 512), &export), None);
+            assert_eq!(
+                errno(request(command, cmd_flag::FUA, 0, 512), &export),
+                None
+            );
         }
     }
 }

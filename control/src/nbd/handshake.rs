@@ -105,7 +105,11 @@ impl<B: Backend> Haggling<'_, B> {
                 return Err(ConnectionError::ExportName(header.len as usize));
             }
             skip(reader, u64::from(header.len)).await?;
-            self.reply(header.option, rep::ERR_TOO_BIG, &[b"option data is longer than 64 KiB"]);
+            self.reply(
+                header.option,
+                rep::ERR_TOO_BIG,
+                &[b"option data is longer than 64 KiB"],
+            );
             return Ok(Next::Haggle);
         }
         data.resize(header.len as usize, 0);
@@ -141,15 +145,25 @@ impl<B: Backend> Haggling<'_, B> {
             let name = export.name.as_bytes();
             // A sound name is at most 4096 bytes.
             let len = (name.len() as u32).to_be_bytes();
-            self.reply(option::LIST, rep::SERVER, &[&len, name, export.description.as_bytes()]);
+            self.reply(
+                option::LIST,
+                rep::SERVER,
+                &[&len, name, export.description.as_bytes()],
+            );
         }
         self.reply(option::LIST, rep::ACK, &[]);
     }
 
     fn info(&mut self, data: &[u8]) {
-        let Some(query) = self.parse_query(option::INFO, data) else { return };
+        let Some(query) = self.parse_query(option::INFO, data) else {
+            return;
+        };
         let found = self.full_name(query.export).and_then(|name| {
-            let found = self.backend.list().into_iter().find(|export| export.name == name);
+            let found = self
+                .backend
+                .list()
+                .into_iter()
+                .find(|export| export.name == name);
             found.ok_or(OpenError::Unknown(name))
         });
         match found.and_then(sound) {
@@ -183,7 +197,11 @@ impl<B: Backend> Haggling<'_, B> {
     fn parse_query<'d>(&mut self, option: u32, data: &'d [u8]) -> Option<InfoQuery<'d>> {
         let query = InfoQuery::parse(data);
         if query.is_none() {
-            self.reply(option, rep::ERR_INVALID, &[b"the data of the option does not add up"]);
+            self.reply(
+                option,
+                rep::ERR_INVALID,
+                &[b"the data of the option does not add up"],
+            );
         }
         query
     }
@@ -201,13 +219,21 @@ impl<B: Backend> Haggling<'_, B> {
 
     fn open(&self, name: &str) -> Result<Agreed<B::Session>, OpenError> {
         let (export, session) = self.backend.open(&self.full_name(name)?)?;
-        Ok(Agreed { export: sound(export)?, session, structured: self.structured })
+        Ok(Agreed {
+            export: sound(export)?,
+            session,
+            structured: self.structured,
+        })
     }
 
     fn describe(&mut self, option: u32, query: &InfoQuery<'_>, export: &ExportInfo) {
         let flags = proto::transmission_flags(export, self.structured).to_be_bytes();
         let size = export.size_bytes.to_be_bytes();
-        self.reply(option, rep::INFO, &[&info::EXPORT.to_be_bytes(), &size, &flags]);
+        self.reply(
+            option,
+            rep::INFO,
+            &[&info::EXPORT.to_be_bytes(), &size, &flags],
+        );
         if query.name {
             let name = export.name.as_bytes();
             self.reply(option, rep::INFO, &[&info::NAME.to_be_bytes(), name]);
@@ -256,7 +282,10 @@ fn sound(export: ExportInfo) -> Result<ExportInfo, OpenError> {
     if is_sound(&export) {
         return Ok(export);
     }
-    Err(OpenError::Unavailable { name: export.name, reason: "the export is misconfigured".into() })
+    Err(OpenError::Unavailable {
+        name: export.name,
+        reason: "the export is misconfigured".into(),
+    })
 }
 
 /// Reads and forgets `len` bytes.

@@ -53,7 +53,12 @@ impl InFlight {
     pub fn new(limit: u32) -> Self {
         let limit = limit.max(1);
         let table = Table {
-            slots: (0..limit).map(|_| Slot { generation: 0, pending: None }).collect(),
+            slots: (0..limit)
+                .map(|_| Slot {
+                    generation: 0,
+                    pending: None,
+                })
+                .collect(),
             free: (0..limit).rev().collect(),
             refused: Vec::with_capacity(limit as usize),
             closing: false,
@@ -183,7 +188,12 @@ impl Table {
 mod tests {
     use super::*;
 
-    const PENDING: Pending = Pending { handle: 7, op: Some(Op::Read), offset: 0, len: 512 };
+    const PENDING: Pending = Pending {
+        handle: 7,
+        op: Some(Op::Read),
+        offset: 0,
+        len: 512,
+    };
 
     #[test]
     fn a_cookie_is_good_once() {

@@ -180,7 +180,12 @@ impl<'a> InfoQuery<'a> {
         let mut f = Fields(data);
         let name_len = usize::try_from(f.u32()?).ok()?;
         let export = export_name(f.bytes(name_len)?)?;
-        let mut query = Self { export, name: false, description: false, block_size: false };
+        let mut query = Self {
+            export,
+            name: false,
+            description: false,
+            block_size: false,
+        };
         for _ in 0..f.u16()? {
             match f.u16()? {
                 info::NAME => query.name = true,
@@ -250,7 +255,10 @@ pub fn transmission_flags(export: &ExportInfo, structured: bool) -> u16 {
         (export.write_zeroes && writable, SEND_WRITE_ZEROES),
         (structured, SEND_DF),
         (export.multi_conn, CAN_MULTI_CONN),
-        (export.fast_zero && export.write_zeroes && writable, SEND_FAST_ZERO),
+        (
+            export.fast_zero && export.write_zeroes && writable,
+            SEND_FAST_ZERO,
+        ),
     ]
     .iter()
     .filter(|(on, _)| *on)
@@ -311,7 +319,10 @@ pub fn put_error_chunk(
     text: &str,
     offset: Option<u64>,
 ) {
-    let text = text.as_bytes().get(..MAX_TEXT_LEN).unwrap_or(text.as_bytes());
+    let text = text
+        .as_bytes()
+        .get(..MAX_TEXT_LEN)
+        .unwrap_or(text.as_bytes());
     let (kind, tail) = match offset {
         Some(_) => (chunk::ERROR_OFFSET, 8),
         None => (chunk::ERROR, 0),
@@ -383,7 +394,11 @@ mod tests {
         assert_eq!(InfoQuery::parse(&long), None);
         assert_eq!(InfoQuery::parse(b"\xff\xff\xff\xffabc\0\0"), None);
         assert_eq!(InfoQuery::parse(b"\0\0\0\x01\xff\0\0"), None, "not UTF-8");
-        assert_eq!(InfoQuery::parse(b"\0\0\0\x01\0\0\0"), None, "a NUL in the name");
+        assert_eq!(
+            InfoQuery::parse(b"\0\0\0\x01\0\0\0"),
+            None,
+            "a NUL in the name"
+        );
     }
 
     #[test]

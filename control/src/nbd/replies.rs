@@ -39,7 +39,11 @@ where
     let mut batch = Batch::new(structured);
     loop {
         inflight.take_refused(|pending, refusal| {
-            queue.push_back(Finished { pending, result: Err(refusal), buffer: None });
+            queue.push_back(Finished {
+                pending,
+                result: Err(refusal),
+                buffer: None,
+            });
         });
         if queue.is_empty() {
             if inflight.is_finished() {
@@ -73,16 +77,28 @@ fn accept<B: Buffer>(
     inflight: &InFlight,
     queue: &mut VecDeque<Finished<B>>,
 ) {
-    for Reply { cookie, result, buffer } in arrived.drain(..) {
+    for Reply {
+        cookie,
+        result,
+        buffer,
+    } in arrived.drain(..)
+    {
         if let Some(pending) = forget_unknown(inflight.remove(cookie), cookie) {
-            queue.push_back(Finished { pending, result: result.map_err(Refusal::from), buffer });
+            queue.push_back(Finished {
+                pending,
+                result: result.map_err(Refusal::from),
+                buffer,
+            });
         }
     }
 }
 
 fn forget_unknown(pending: Option<Pending>, cookie: u64) -> Option<Pending> {
     if pending.is_none() {
-        error!(cookie, "nbd backend answered a request that it does not have");
+        error!(
+            cookie,
+            "nbd backend answered a request that it does not have"
+        );
     }
     pending
 }
@@ -103,18 +119,28 @@ struct Part<B> {
 
 impl<B: Buffer> Batch<B> {
     fn new(structured: bool) -> Self {
-        Self { structured, heads: Vec::new(), parts: Vec::with_capacity(MAX_BATCH) }
+        Self {
+            structured,
+            heads: Vec::new(),
+            parts: Vec::with_capacity(MAX_BATCH),
+        }
     }
 
     fn fill(&mut self, queue: &mut VecDeque<Finished<B>>) {
         while self.parts.len() < MAX_BATCH {
-            let Some(finished) = queue.pop_front() else { return };
+            let Some(finished) = queue.pop_front() else {
+                return;
+            };
             self.add(finished);
         }
     }
 
     fn add(&mut self, finished: Finished<B>) {
-        let Finished { pending, mut result, buffer } = finished;
+        let Finished {
+            pending,
+            mut result,
+            buffer,
+        } = finished;
         let payload = match (pending.op, result) {
             (Some(Op::Read), Ok(())) => payload_of(buffer, &pending),
             _ => None,
@@ -123,7 +149,10 @@ impl<B: Buffer> Batch<B> {
             result = Err(NbdErrno::Io.into());
         }
         self.put_head(&pending, result);
-        self.parts.push(Part { head_end: self.heads.len(), payload });
+        self.parts.push(Part {
+            head_end: self.heads.len(),
+            payload,
+        });
     }
 
     fn put_head(&mut self, p: &Pending, result: Result<(), Refusal>) {
@@ -150,7 +179,11 @@ impl<B: Buffer> Batch<B> {
         W: AsyncWrite + Unpin + Send,
     {
         let mut pieces = [IoSlice::new(&[]); MAX_PIECES];
-        let count = pieces.iter_mut().zip(self.pieces()).map(|(to, from)| *to = from).count();
+        let count = pieces
+            .iter_mut()
+            .zip(self.pieces())
+            .map(|(to, from)| *to = from)
+            .count();
         let mut rest = pieces.get_mut(..count).unwrap_or_default();
         inflight.write_begins();
         while !rest.is_empty() {
@@ -172,11 +205,15 @@ impl<B: Buffer> Batch<B> {
         let mut heads = self.heads.as_slice();
         let mut taken = 0;
         self.parts.iter().flat_map(move |part| {
-            let (head, rest) = heads.split_at_checked(part.head_end - taken).unwrap_or_default();
+            let (head, rest) = heads
+                .split_at_checked(part.head_end - taken)
+                .unwrap_or_default();
             heads = rest;
             taken = part.head_end;
-            let payload =
-                part.payload.as_ref().and_then(|(buffer, len)| buffer.as_slice().get(..*len));
+            let payload = part
+                .payload
+                .as_ref()
+                .and_then(|(buffer, len)| buffer.as_slice().get(..*len));
             std::iter::once(head).chain(payload).map(IoSlice::new)
         })
     }
@@ -188,7 +225,10 @@ fn payload_of<B: Buffer>(buffer: Option<B>, pending: &Pending) -> Option<(B, usi
     match buffer {
         Some(buffer) if buffer.as_slice().len() >= len => Some((buffer, len)),
         Some(_) | None => {
-            error!(len, "nbd backend answered a read with less data than asked for");
+            error!(
+                len,
+                "nbd backend answered a read with less data than asked for"
+            );
             None
         }
     }

@@ -73,7 +73,10 @@ pub async fn serve<B: Backend>(
         match accepted {
             Ok((stream, _)) => match Arc::clone(&places).try_acquire_owned() {
                 Ok(place) => start(stream, place, &backend, &options, &shutdown),
-                Err(_) => warn!(peer = peer_of(&stream), limit, "nbd connection refused: too many"),
+                Err(_) => warn!(
+                    peer = peer_of(&stream),
+                    limit, "nbd connection refused: too many"
+                ),
             },
             Err(error) if is_passing(&error) => {
                 warn!(%error, "nbd accept failed");
@@ -83,7 +86,10 @@ pub async fn serve<B: Backend>(
         }
     };
     drop(listener);
-    info!(connections = limit as usize - places.available_permits(), "nbd server stops");
+    info!(
+        connections = limit as usize - places.available_permits(),
+        "nbd server stops"
+    );
     // All places free: all connections are over.
     let _ = places.acquire_many(limit).await;
     result
@@ -167,14 +173,21 @@ where
     W: AsyncWrite + Unpin + Send,
 {
     let mut reader = BufReader::with_capacity(READ_AHEAD_BYTES, reader);
-    let handshake = within(options.handshake_timeout, negotiate(&mut reader, &mut writer, backend));
+    let handshake = within(
+        options.handshake_timeout,
+        negotiate(&mut reader, &mut writer, backend),
+    );
     let agreed = tokio::select! {
         agreed = handshake => agreed?,
         () = stopped(&mut shutdown) => return Ok(()),
     };
     let Some(agreed) = agreed else { return Ok(()) };
     let export = agreed.export.name.clone();
-    info!(export, structured = agreed.structured, "nbd client connected");
+    info!(
+        export,
+        structured = agreed.structured,
+        "nbd client connected"
+    );
     let result = transmit(&mut reader, &mut writer, agreed, options, &mut shutdown).await;
     match &result {
         Ok(()) => info!(export, "nbd client disconnected"),

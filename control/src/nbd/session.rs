@@ -38,9 +38,18 @@ where
     R: AsyncBufRead + Unpin + Send,
     W: AsyncWrite + Unpin + Send,
 {
-    let Agreed { export, session, structured } = agreed;
+    let Agreed {
+        export,
+        session,
+        structured,
+    } = agreed;
     let inflight = InFlight::new(options.max_in_flight);
-    let intake = Intake { session: &session, inflight: &inflight, export: &export, structured };
+    let intake = Intake {
+        session: &session,
+        inflight: &inflight,
+        export: &export,
+        structured,
+    };
     let result = {
         let mut writing = pin!(write_replies(writer, &session, &inflight, structured));
         let ended = tokio::select! {
@@ -128,10 +137,24 @@ impl<S: Session> Intake<'_, S> {
     where
         R: AsyncBufRead + Unpin + Send,
     {
-        let RequestHeader { handle, offset, len, command, flags } = *header;
-        let pending = Pending { handle, op: op_of(command), offset, len };
+        let RequestHeader {
+            handle,
+            offset,
+            len,
+            command,
+            flags,
+        } = *header;
+        let pending = Pending {
+            handle,
+            op: op_of(command),
+            offset,
+            len,
+        };
         let accepted = match check(header, self.export, self.structured) {
-            Ok(op) => self.payload_memory(op, len).await.map(|buffer| (op, buffer)),
+            Ok(op) => self
+                .payload_memory(op, len)
+                .await
+                .map(|buffer| (op, buffer)),
             Err(refusal) => Err(refusal),
         };
         let (op, mut buffer) = match accepted {

@@ -64,7 +64,11 @@ impl Drop for SocketFile {
 pub async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindError> {
     let failed = |action| {
         let path = path.to_owned();
-        move |error| BindError::Io { path, action, error }
+        move |error| BindError::Io {
+            path,
+            action,
+            error,
+        }
     };
     remove_stale(path).await?;
     let socket = UnixSocket::new_stream().map_err(failed("create a socket"))?;
@@ -73,7 +77,10 @@ pub async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), 
         _ => failed("bind")(error),
     })?;
     let found = fs::symlink_metadata(path).map_err(failed("look at the new socket"))?;
-    let file = SocketFile { path: path.to_owned(), id: file_id(&found) };
+    let file = SocketFile {
+        path: path.to_owned(),
+        id: file_id(&found),
+    };
     // Nobody can connect before `listen`, so nobody slips in before the permissions are right.
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("set permissions"))?;
     let listener = socket.listen(BACKLOG).map_err(failed("listen"))?;
@@ -84,11 +91,20 @@ pub async fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), 
 type FileId = (u64, u64, i64, i64);
 
 fn file_id(metadata: &fs::Metadata) -> FileId {
-    (metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
+    (
+        metadata.dev(),
+        metadata.ino(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+    )
 }
 
 async fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let io = |action, error| BindError::Io { path: path.to_owned(), action, error };
+    let io = |action, error| BindError::Io {
+        path: path.to_owned(),
+        action,
+        error,
+    };
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

@@ -38,9 +38,15 @@ impl Daemon {
     /// Starts it and waits until it answers.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let log = File::options().create(true).append(true).open(&self.log).expect("a log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("a log");
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", AOED, "--config"]).arg(&self.config);
+        command
+            .args(["--pdeathsig", "KILL", AOED, "--config"])
+            .arg(&self.config);
         command.env("NO_COLOR", "1").stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         self.child = Some(command.spawn().expect("aoed"));
@@ -85,7 +91,10 @@ impl Daemon {
         self.signal("TERM");
         let status = self.wait_end(Duration::from_secs(5));
         assert_eq!(status.code(), Some(0), "{}", self.log());
-        assert!(!self.nbd.exists() && !self.control.exists(), "the sockets are removed");
+        assert!(
+            !self.nbd.exists() && !self.control.exists(),
+            "the sockets are removed"
+        );
     }
 
     /// `kill -9`.
@@ -99,14 +108,22 @@ impl Daemon {
     /// Runs aoectl against it.
     pub fn ctl(&self, args: &[&str]) -> Output {
         let mut command = Command::new("timeout");
-        command.args(["20", AOECTL, "--socket"]).arg(&self.control).args(args);
+        command
+            .args(["20", AOECTL, "--socket"])
+            .arg(&self.control)
+            .args(args);
         command.stdin(Stdio::null()).output().expect("aoectl")
     }
 
     /// What `aoectl` prints, once it succeeds.
     pub fn says(&self, args: &[&str]) -> String {
         let output = self.ctl(args);
-        assert!(output.status.success(), "aoectl {args:?}: {}\n{}", text(&output), self.log());
+        assert!(
+            output.status.success(),
+            "aoectl {args:?}: {}\n{}",
+            text(&output),
+            self.log()
+        );
         String::from_utf8(output.stdout).expect("text")
     }
 
@@ -119,7 +136,11 @@ impl Daemon {
     /// A LUN by its address, if `aoectl --json list` has it.
     pub fn lun(&self, address: &str) -> Option<Value> {
         let output = self.ctl(&["--json", "list"]);
-        assert!(matches!(output.status.code(), Some(0 | 3)), "{}", text(&output));
+        assert!(
+            matches!(output.status.code(), Some(0 | 3)),
+            "{}",
+            text(&output)
+        );
         let list: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let luns = list["luns"].as_array().expect("luns");
         luns.iter().find(|lun| lun["lun"] == address).cloned()
@@ -129,10 +150,17 @@ impl Daemon {
     pub fn wait_state(&self, address: &str, state: &str) -> Duration {
         let start = Instant::now();
         let mut last = None;
-        while last.as_ref().is_none_or(|lun: &Value| lun["state"] != state) {
+        while last
+            .as_ref()
+            .is_none_or(|lun: &Value| lun["state"] != state)
+        {
             let waited = start.elapsed();
             let log = || format!("{last:#?}\n{}", self.log());
-            assert!(waited < Duration::from_secs(20), "{address} is not {state}: {}", log());
+            assert!(
+                waited < Duration::from_secs(20),
+                "{address} is not {state}: {}",
+                log()
+            );
             last = self.lun(address);
         }
         start.elapsed()
@@ -155,13 +183,20 @@ impl Drop for Daemon {
 /// All that a program said.
 pub fn text(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);
-    format!("{}\n{}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+    format!(
+        "{}\n{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
 }
 
 /// Runs aoed in the foreground with a configuration that must stop it; its code and its words.
 pub fn aoed_fails(args: &[&str], config: &Path) -> (Option<i32>, String) {
     let mut command = Command::new("timeout");
-    command.args(["30", AOED, "--config"]).arg(config).args(args);
+    command
+        .args(["30", AOED, "--config"])
+        .arg(config)
+        .args(args);
     let output = command.stdin(Stdio::null()).output().expect("aoed");
     (output.status.code(), text(&output))
 }

@@ -37,7 +37,12 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(shelf: u16, slot: u8, bytes: u64) -> Self {
-        Self { shelf, slot, bytes, args: Vec::new() }
+        Self {
+            shelf,
+            slot,
+            bytes,
+            args: Vec::new(),
+        }
     }
 
     pub fn address(&self) -> String {
@@ -79,7 +84,9 @@ impl Plan {
     /// busy this machine is.
     pub fn patient() -> Self {
         let keys = ["rto_min_ms", "rto_initial_ms", "rto_max_ms"];
-        let plan = keys.into_iter().fold(Self::default(), |plan, key| plan.engine(key, 2000));
+        let plan = keys
+            .into_iter()
+            .fold(Self::default(), |plan, key| plan.engine(key, 2000));
         plan.engine("loss_timeout_ms", 15_000)
     }
 
@@ -144,7 +151,14 @@ impl Lab {
             .collect();
         let config = toml(&net, &plan, &dir);
         let daemon = Daemon::new(dir.path(), &config);
-        let mut lab = Self { daemon, targets, net, plan, dir, _turn: turn };
+        let mut lab = Self {
+            daemon,
+            targets,
+            net,
+            plan,
+            dir,
+            _turn: turn,
+        };
         for target in &mut lab.targets {
             target.start();
         }
@@ -175,7 +189,9 @@ impl Lab {
 
     /// What `aoectl --json list` says of a LUN.
     pub fn lun(&self, address: &str) -> Value {
-        self.daemon.lun(address).unwrap_or_else(|| panic!("{address} is not listed"))
+        self.daemon
+            .lun(address)
+            .unwrap_or_else(|| panic!("{address} is not listed"))
     }
 
     /// The counters of the only core.
@@ -192,7 +208,11 @@ impl Lab {
         assert_eq!(core["resends"], 0, "{core:#}");
         assert_eq!(core["touched_after_release"], 0, "{core:#}");
         for lun in core["luns"].as_array().expect("luns") {
-            assert_eq!((&lun["failed"], &lun["errors"]), (&0.into(), &0.into()), "{lun:#}");
+            assert_eq!(
+                (&lun["failed"], &lun["errors"]),
+                (&0.into(), &0.into()),
+                "{lun:#}"
+            );
         }
         self.assert_idle();
     }

@@ -38,7 +38,12 @@ impl Net {
     }
 
     fn make(&self, mtu: u32) {
-        let Self { namespace, outer, inner, .. } = self;
+        let Self {
+            namespace,
+            outer,
+            inner,
+            ..
+        } = self;
         ip(&format!("netns add {namespace}"));
         ip(&format!(
             "link add {outer} mtu {mtu} type veth peer name {inner} mtu {mtu} netns {namespace}"
@@ -59,7 +64,9 @@ impl Net {
         let namespace = &self.namespace;
         let in_it = |line: String| ip(&format!("-n {namespace} {line}"));
         in_it(format!("link add br0 mtu {mtu} type bridge"));
-        in_it(format!("link add far0 mtu {mtu} type veth peer name port1 mtu {mtu}"));
+        in_it(format!(
+            "link add far0 mtu {mtu} type veth peer name port1 mtu {mtu}"
+        ));
         let port0 = std::mem::replace(&mut self.inner, "far0".to_owned());
         for name in ["br0", "far0", "port1"] {
             quiet(&["ip", "netns", "exec", namespace], name);
@@ -81,13 +88,21 @@ impl Net {
 
     /// Takes our own end down, or up again.
     pub fn set_outer(&self, up: bool) {
-        ip(&format!("link set {} {}", self.outer, if up { "up" } else { "down" }));
+        ip(&format!(
+            "link set {} {}",
+            self.outer,
+            if up { "up" } else { "down" }
+        ));
     }
 
     /// A second MAC in the namespace, on the same wire.
     pub fn add_macvlan(&self, name: &str) {
-        let Self { namespace, inner, .. } = self;
-        ip(&format!("-n {namespace} link add {name} link {inner} type macvlan mode bridge"));
+        let Self {
+            namespace, inner, ..
+        } = self;
+        ip(&format!(
+            "-n {namespace} link add {name} link {inner} type macvlan mode bridge"
+        ));
         quiet(&["ip", "netns", "exec", namespace], name);
         ip(&format!("-n {namespace} link set {name} up"));
     }
@@ -100,7 +115,10 @@ impl Net {
     /// The MAC of our end, as `aa:bb:cc:dd:ee:ff`.
     pub fn outer_mac(&self) -> String {
         let path = format!("/sys/class/net/{}/address", self.outer);
-        std::fs::read_to_string(path).expect("a MAC").trim().to_owned()
+        std::fs::read_to_string(path)
+            .expect("a MAC")
+            .trim()
+            .to_owned()
     }
 }
 
@@ -109,7 +127,9 @@ impl Drop for Net {
         remove(&self.namespace);
         // Gone with the namespace as a rule, but that is done behind our back.
         let mut delete = Command::new("ip");
-        delete.args(["link", "del", &self.outer]).stderr(Stdio::null());
+        delete
+            .args(["link", "del", &self.outer])
+            .stderr(Stdio::null());
         let _ = delete.status();
     }
 }
@@ -119,7 +139,9 @@ impl Drop for Net {
 pub fn command_in(namespace: &str, program: &str) -> Command {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", namespace, "setpriv", "--pdeathsig", "KILL"]);
-    command.args(["taskset", "-c", "0", program]).stdin(Stdio::null());
+    command
+        .args(["taskset", "-c", "0", program])
+        .stdin(Stdio::null());
     command
 }
 
@@ -128,24 +150,41 @@ fn quiet(prefix: &[&str], interface: &str) {
     let setting = format!("net.ipv6.conf.{interface}.disable_ipv6=1");
     let words = [prefix, &["sysctl", "-qw", &setting]].concat();
     // No such key where the kernel has no IPv6: just as well.
-    let _ = Command::new(words[0]).args(&words[1..]).stderr(Stdio::null()).status();
+    let _ = Command::new(words[0])
+        .args(&words[1..])
+        .stderr(Stdio::null())
+        .status();
 }
 
 fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split(' ')).output().expect("ip");
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("ip")
+        .args(line.split(' '))
+        .output()
+        .expect("ip");
+    assert!(
+        output.status.success(),
+        "ip {line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn remove(namespace: &str) {
-    let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+    let _ = Command::new("ip")
+        .args(["netns", "del", namespace])
+        .status();
 }
 
 /// Removes the namespaces of test programs that are no more; whoever was in them died with those.
 fn sweep() {
-    let listed = Command::new("ip").args(["netns", "list"]).output().expect("ip");
+    let listed = Command::new("ip")
+        .args(["netns", "list"])
+        .output()
+        .expect("ip");
     for line in String::from_utf8_lossy(&listed.stdout).lines() {
         let name = line.split(' ').next().unwrap_or_default();
-        let id = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        let id = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
         if id.is_some_and(|id| !std::path::Path::new(&format!("/proc/{id}")).exists()) {
             remove(name);
         }

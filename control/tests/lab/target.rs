@@ -22,18 +22,30 @@ impl Vblade {
         let file = dir.join(format!("{}.img", disk.address()));
         let log = dir.join(format!("{}-{interface}.log", disk.address()));
         let (namespace, interface) = (namespace.to_owned(), interface.to_owned());
-        Self { disk, file, namespace, interface, log, child: None }
+        Self {
+            disk,
+            file,
+            namespace,
+            interface,
+            log,
+            child: None,
+        }
     }
 
     /// Makes the file `bytes` long, sparsely.
     pub fn grow(&self, bytes: u64) {
         let open = File::options().create(true).append(true).open(&self.file);
-        open.and_then(|file| file.set_len(bytes)).expect("a disk image");
+        open.and_then(|file| file.set_len(bytes))
+            .expect("a disk image");
     }
 
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let log = File::options().create(true).append(true).open(&self.log).expect("a log");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("a log");
         let mut command = command_in(&self.namespace, "/usr/sbin/vblade");
         command.args(&self.disk.args);
         command.args([self.disk.shelf.to_string(), self.disk.slot.to_string()]);
@@ -68,6 +80,7 @@ impl Drop for Vblade {
 /// Sends a signal by name to a process that the lab started.
 pub fn signal(pid: u32, name: &str) {
     let mut kill = Command::new("kill");
-    kill.args([format!("-{name}"), pid.to_string()]).stderr(Stdio::null());
+    kill.args([format!("-{name}"), pid.to_string()])
+        .stderr(Stdio::null());
     let _ = kill.status();
 }

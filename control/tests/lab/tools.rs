@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::daemon::text;
 
-const NEEDED: [&str; 9] =
-    ["ip", "setpriv", "taskset", "sysctl", "fio", "nbdcopy", "nbdinfo", "qemu-img", "qemu-io"];
+const NEEDED: [&str; 9] = [
+    "ip", "setpriv", "taskset", "sysctl", "fio", "nbdcopy", "nbdinfo", "qemu-img", "qemu-io",
+];
 
 /// Whether this machine can have a lab; says why not.
 pub fn can_run() -> bool {
@@ -42,7 +43,16 @@ pub fn installed(program: &str) -> bool {
 /// A client's command; it may not hang, and leaves CPU 1 to the daemon.
 pub fn client(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "taskset", "-c", "0", "timeout", "60", program]);
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "taskset",
+        "-c",
+        "0",
+        "timeout",
+        "60",
+        program,
+    ]);
     command.args(args).stdin(Stdio::null());
     command
 }
@@ -54,21 +64,38 @@ pub fn run(program: &str, args: &[&str]) -> Output {
 /// Runs a client that must succeed; gives what it said.
 pub fn succeed(program: &str, args: &[&str]) -> String {
     let output = run(program, args);
-    assert!(output.status.success(), "{program} {args:?}: {}", text(&output));
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}",
+        text(&output)
+    );
     text(&output)
 }
 
 /// Runs a client that must fail; gives what it said.
 pub fn fail(program: &str, args: &[&str]) -> String {
     let output = run(program, args);
-    assert_ne!(output.status.code(), Some(124), "{program} {args:?} hung: {}", text(&output));
-    assert!(!output.status.success(), "{program} {args:?} succeeded: {}", text(&output));
+    assert_ne!(
+        output.status.code(),
+        Some(124),
+        "{program} {args:?} hung: {}",
+        text(&output)
+    );
+    assert!(
+        !output.status.success(),
+        "{program} {args:?} succeeded: {}",
+        text(&output)
+    );
     text(&output)
 }
 
 /// The arguments of fio for an export; no file is left in the working directory.
 pub fn fio_args(uri: &str, more: &[&str]) -> Vec<String> {
-    let mut args = vec!["--name=e2e".to_owned(), "--ioengine=nbd".into(), format!("--uri={uri}")];
+    let mut args = vec![
+        "--name=e2e".to_owned(),
+        "--ioengine=nbd".into(),
+        format!("--uri={uri}"),
+    ];
     args.extend(["--verify_state_save=0".into(), "--randrepeat=1".into()]);
     args.extend(more.iter().map(|&arg| arg.to_owned()));
     args
@@ -94,7 +121,10 @@ pub fn wait_until(what: &str, done: impl FnMut() -> bool) {
 pub fn wait_at_most(limit: Duration, what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !done() {
-        assert!(Instant::now() < deadline, "timed out after {limit:?}: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "timed out after {limit:?}: {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -109,13 +139,18 @@ pub fn random(seed: u64, len: usize) -> Vec<u8> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    (0..len.div_ceil(8)).flat_map(|_| next().to_le_bytes()).take(len).collect()
+    (0..len.div_ceil(8))
+        .flat_map(|_| next().to_le_bytes())
+        .take(len)
+        .collect()
 }
 
 /// The first `len` bytes of a file.
 pub fn head(file: &Path, len: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    File::open(file).and_then(|f| f.take(len).read_to_end(&mut bytes)).expect("a file");
+    File::open(file)
+        .and_then(|f| f.take(len).read_to_end(&mut bytes))
+        .expect("a file");
     assert_eq!(bytes.len() as u64, len, "{} is shorter", file.display());
     bytes
 }

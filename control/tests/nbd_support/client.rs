@@ -41,8 +41,13 @@ impl Client {
     /// Connects and reads the greeting; says nothing yet.
     pub fn connect(path: &Path) -> Self {
         let stream = UnixStream::connect(path).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
-        let mut client = Self { stream, structured: false };
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("timeout");
+        let mut client = Self {
+            stream,
+            structured: false,
+        };
         let greeting = client.read(18);
         assert_eq!(&greeting[..16], b"NBDMAGICIHAVEOPT");
         assert_eq!(greeting[16..], [0, 3]);
@@ -58,7 +63,11 @@ impl Client {
             client.structured = true;
         }
         let replies = client.option(OPT_GO, &info_data(export, &[3]));
-        assert_eq!(replies.last().map(|reply| reply.0), Some(REP_ACK), "{replies:?}");
+        assert_eq!(
+            replies.last().map(|reply| reply.0),
+            Some(REP_ACK),
+            "{replies:?}"
+        );
         client
     }
 
@@ -128,15 +137,26 @@ impl Client {
             let error = self.read_u32();
             let handle = self.read_u64();
             let data = self.read(if error == 0 { len(handle) } else { 0 });
-            return Answer { handle, error, data, text: String::new(), offset: None };
+            return Answer {
+                handle,
+                error,
+                data,
+                text: String::new(),
+                offset: None,
+            };
         }
         assert_eq!(self.read_u32(), 0x668e33ef);
         assert_eq!(self.read_u16(), 1, "every reply is one chunk");
         let kind = self.read_u16();
         let handle = self.read_u64();
         let size = self.read_u32() as usize;
-        let mut answer =
-            Answer { handle, error: 0, data: vec![], text: String::new(), offset: None };
+        let mut answer = Answer {
+            handle,
+            error: 0,
+            data: vec![],
+            text: String::new(),
+            offset: None,
+        };
         match kind {
             0 => assert_eq!((size, len(handle)), (0, 0)),
             1 => {

@@ -127,7 +127,12 @@ impl MemoryBackend {
         }
         let exports = exports.into_iter().map(|info| {
             let data = Mutex::new(vec![0; info.size_bytes as usize]);
-            Arc::new(Export { info, data, seen: Mutex::default(), bad_byte: Mutex::default() })
+            Arc::new(Export {
+                info,
+                data,
+                seen: Mutex::default(),
+                bad_byte: Mutex::default(),
+            })
         });
         Self {
             exports: exports.collect(),
@@ -160,10 +165,22 @@ impl MemoryBackend {
 
     /// Every buffer is back, and no session went before its requests.
     pub fn assert_clean(&self) {
-        assert_eq!(self.ledger.buffers.load(SeqCst), 0, "buffers not back in the pool");
-        assert_eq!(self.ledger.in_backend.load(SeqCst), 0, "requests unanswered");
+        assert_eq!(
+            self.ledger.buffers.load(SeqCst),
+            0,
+            "buffers not back in the pool"
+        );
+        assert_eq!(
+            self.ledger.in_backend.load(SeqCst),
+            0,
+            "requests unanswered"
+        );
         assert_eq!(self.ledger.sessions.load(SeqCst), 0, "sessions open");
-        assert_eq!(self.ledger.sessions_dropped_early.load(SeqCst), 0, "sessions dropped early");
+        assert_eq!(
+            self.ledger.sessions_dropped_early.load(SeqCst),
+            0,
+            "sessions dropped early"
+        );
     }
 }
 
@@ -171,13 +188,19 @@ impl Backend for MemoryBackend {
     type Session = MemorySession;
 
     fn list(&self) -> Vec<ExportInfo> {
-        self.exports.iter().map(|export| export.info.clone()).collect()
+        self.exports
+            .iter()
+            .map(|export| export.info.clone())
+            .collect()
     }
 
     fn open(&self, name: &str) -> Result<(ExportInfo, MemorySession), OpenError> {
         if self.unavailable.load(SeqCst) {
             let reason = "the target does not answer".to_owned();
-            return Err(OpenError::Unavailable { name: name.to_owned(), reason });
+            return Err(OpenError::Unavailable {
+                name: name.to_owned(),
+                reason,
+            });
         }
         let found = self.exports.iter().find(|export| export.info.name == name);
         let export = found.ok_or_else(|| OpenError::Unknown(name.to_owned()))?;
@@ -218,10 +241,19 @@ impl Session for MemorySession {
     type Buffer = MemoryBuffer;
 
     async fn alloc(&self, len: usize) -> Result<MemoryBuffer, NbdErrno> {
-        let permit = self.pool.clone().acquire_owned().await.map_err(|_| NbdErrno::NoMem)?;
+        let permit = self
+            .pool
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| NbdErrno::NoMem)?;
         self.ledger.buffers.fetch_add(1, SeqCst);
         let (bytes, ledger) = (vec![0; len].into_boxed_slice(), self.ledger.clone());
-        Ok(MemoryBuffer { bytes, ledger, _permit: permit })
+        Ok(MemoryBuffer {
+            bytes,
+            ledger,
+            _permit: permit,
+        })
     }
 
     fn submit(&self, request: Request<MemoryBuffer>) -> Result<(), Request<MemoryBuffer>> {
@@ -232,7 +264,13 @@ impl Session for MemorySession {
         self.ledger.peak_in_backend.fetch_max(inside, SeqCst);
         self.mailbox.unanswered.fetch_add(1, SeqCst);
         let (export, mailbox) = (self.export.clone(), self.mailbox.clone());
-        self.jobs.send(Job { export, mailbox, request }).expect("the workers live");
+        self.jobs
+            .send(Job {
+                export,
+                mailbox,
+                request,
+            })
+            .expect("the workers live");
         Ok(())
     }
 
@@ -251,7 +289,14 @@ impl Session for MemorySession {
 
 fn work(jobs: &Mutex<Receiver<Job>>, gate: &Gate, ledger: &Ledger, pace: Pace, mut random: Random) {
     loop {
-        let Ok(Job { export, mailbox, request }) = jobs.lock().unwrap().recv() else { return };
+        let Ok(Job {
+            export,
+            mailbox,
+            request,
+        }) = jobs.lock().unwrap().recv()
+        else {
+            return;
+        };
         let held = gate.held.lock().unwrap();
         drop(gate.opened.wait_while(held, |held| *held).unwrap());
         if pace == Pace::Shuffled && random.below(4) != 0 {
@@ -265,15 +310,35 @@ fn work(jobs: &Mutex<Receiver<Job>>, gate: &Gate, ledger: &Ledger, pace: Pace, m
 }
 
 fn answer(export: &Export, mut request: Request<MemoryBuffer>) -> Reply<MemoryBuffer> {
-    let Request { cookie, op, offset, len, fua, no_hole, fast_zero, .. } = request;
+    let Request {
+        cookie,
+        op,
+        offset,
+        len,
+        fua,
+        no_hole,
+        fast_zero,
+        ..
+    } = request;
     // Long runs of fio would fill the memory.
     let mut seen = export.seen.lock().unwrap();
     if seen.len() < 10_000 {
-        seen.push(Seen { op, offset, len, fua, no_hole, fast_zero });
+        seen.push(Seen {
+            op,
+            offset,
+            len,
+            fua,
+            no_hole,
+            fast_zero,
+        });
     }
     drop(seen);
     let range = offset as usize..offset as usize + len as usize;
-    let bad = export.bad_byte.lock().unwrap().is_some_and(|bad| range.contains(&(bad as usize)));
+    let bad = export
+        .bad_byte
+        .lock()
+        .unwrap()
+        .is_some_and(|bad| range.contains(&(bad as usize)));
     let mut data = export.data.lock().unwrap();
     let result = match (op, request.buffer.as_mut()) {
         _ if bad => Err(NbdErrno::Io),
@@ -293,5 +358,9 @@ fn answer(export: &Export, mut request: Request<MemoryBuffer>) -> Reply<MemoryBu
         (op, buffer) => panic!("{op:?} with buffer: {}", buffer.is_some()),
     };
     drop(data);
-    Reply { cookie, result, buffer: request.buffer.filter(|_| op == Op::Read) }
+    Reply {
+        cookie,
+        result,
+        buffer: request.buffer.filter(|_| op == Op::Read),
+    }
 }

@@ -38,14 +38,23 @@ impl Server {
         let (socket, served) = (path.clone(), Arc::clone(&backend));
         let thread = std::thread::spawn(move || {
             runtime().block_on(async move {
-                let (listener, _file) =
-                    nbd::bind(&socket, nbd::DEFAULT_SOCKET_MODE).await.expect("bind");
+                let (listener, _file) = nbd::bind(&socket, nbd::DEFAULT_SOCKET_MODE)
+                    .await
+                    .expect("bind");
                 ready.send(()).expect("the test waits");
-                nbd::serve(listener, served, options, stopped).await.expect("serve");
+                nbd::serve(listener, served, options, stopped)
+                    .await
+                    .expect("serve");
             });
         });
         is_ready.recv().expect("the server starts");
-        Self { backend, path, dir, stop: Some(stop), thread: Some(thread) }
+        Self {
+            backend,
+            path,
+            dir,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     pub fn uri(&self, export: &str) -> String {
@@ -81,7 +90,10 @@ impl Drop for Server {
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
@@ -109,6 +121,9 @@ impl Random {
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).take(len).collect()
+        (0..len.div_ceil(8))
+            .flat_map(|_| self.next().to_le_bytes())
+            .take(len)
+            .collect()
     }
 }

@@ -7,18 +7,40 @@ use std::ffi::CString;
 const PAIRS: u32 = 2_000_000;
 
 fn main() {
-    let args = ["burst_cost", "-l", "0", "--no-huge", "-m", "64", "--no-shconf", "--no-pci"];
-    let args = [&args[..], &["--no-telemetry", "--vdev=net_null0", "--log-level=error"]].concat();
-    let owned: Vec<_> = args.iter().map(|a| CString::new(*a).expect("no zero byte")).collect();
+    let args = [
+        "burst_cost",
+        "-l",
+        "0",
+        "--no-huge",
+        "-m",
+        "64",
+        "--no-shconf",
+        "--no-pci",
+    ];
+    let args = [
+        &args[..],
+        &["--no-telemetry", "--vdev=net_null0", "--log-level=error"],
+    ]
+    .concat();
+    let owned: Vec<_> = args
+        .iter()
+        .map(|a| CString::new(*a).expect("no zero byte"))
+        .collect();
     let mut argv: Vec<_> = owned.iter().map(|a| a.as_ptr().cast_mut()).collect();
     // SAFETY: the only EAL of this process, started once; the port is set up before it is used, by
     // this thread alone.
     unsafe {
-        assert!(dpdk::rte_eal_init(argv.len() as i32, argv.as_mut_ptr()) >= 0, "no EAL");
+        assert!(
+            dpdk::rte_eal_init(argv.len() as i32, argv.as_mut_ptr()) >= 0,
+            "no EAL"
+        );
         set_up();
         let mut rounds: Vec<_> = (0..9).map(|_| (over_ops(), over_shim())).collect();
         rounds.sort_unstable();
-        println!("cycles for an rx and a tx burst of nothing, median of {}:", rounds.len());
+        println!(
+            "cycles for an rx and a tx burst of nothing, median of {}:",
+            rounds.len()
+        );
         println!("  Rust over rte_eth_fp_ops  {}", rounds[rounds.len() / 2].0);
         rounds.sort_unstable_by_key(|r| r.1);
         println!("  C shim                    {}", rounds[rounds.len() / 2].1);
@@ -33,8 +55,14 @@ unsafe fn set_up() {
         let pool = dpdk::rte_pktmbuf_pool_create(c"pool".as_ptr(), 511, 0, 0, 2176, -1);
         let conf = std::mem::zeroed::<dpdk::rte_eth_conf>();
         assert_eq!(dpdk::rte_eth_dev_configure(0, 1, 1, &raw const conf), 0);
-        assert_eq!(dpdk::rte_eth_tx_queue_setup(0, 0, 64, 0, std::ptr::null()), 0);
-        assert_eq!(dpdk::rte_eth_rx_queue_setup(0, 0, 64, 0, std::ptr::null(), pool), 0);
+        assert_eq!(
+            dpdk::rte_eth_tx_queue_setup(0, 0, 64, 0, std::ptr::null()),
+            0
+        );
+        assert_eq!(
+            dpdk::rte_eth_rx_queue_setup(0, 0, 64, 0, std::ptr::null(), pool),
+            0
+        );
         assert_eq!(dpdk::rte_eth_dev_start(0), 0);
     }
 }

@@ -13,8 +13,9 @@ pub unsafe fn rx_burst(port: u16, queue: u16, mbufs: &mut [*mut rte_mbuf]) -> u1
     // SAFETY: the caller vouches for port and queue, for which the EAL filled this table;
     // it is written only while the port is stopped.
     unsafe {
-        let ops =
-            (&raw const rte_eth_fp_ops).cast::<crate::rte_eth_fp_ops>().add(usize::from(port));
+        let ops = (&raw const rte_eth_fp_ops)
+            .cast::<crate::rte_eth_fp_ops>()
+            .add(usize::from(port));
         let queue = *(*ops).rxq.data.add(usize::from(queue));
         let count = mbufs.len().min(usize::from(u16::MAX)) as u16;
         match (*ops).rx_pkt_burst {
@@ -34,8 +35,9 @@ pub unsafe fn rx_burst(port: u16, queue: u16, mbufs: &mut [*mut rte_mbuf]) -> u1
 pub unsafe fn tx_burst(port: u16, queue: u16, mbufs: &mut [*mut rte_mbuf]) -> u16 {
     // SAFETY: as in `rx_burst`.
     unsafe {
-        let ops =
-            (&raw const rte_eth_fp_ops).cast::<crate::rte_eth_fp_ops>().add(usize::from(port));
+        let ops = (&raw const rte_eth_fp_ops)
+            .cast::<crate::rte_eth_fp_ops>()
+            .add(usize::from(port));
         let queue = *(*ops).txq.data.add(usize::from(queue));
         let count = mbufs.len().min(usize::from(u16::MAX)) as u16;
         match (*ops).tx_pkt_burst {

@@ -23,7 +23,10 @@ impl TscClock {
     pub fn new() -> Self {
         let hz = crate::dpdk::tsc_hz().max(1);
         let scale = ((1_000_000_000_u128 << 32) / u128::from(hz)) as u64;
-        Self { start: crate::dpdk::rdtsc(), scale }
+        Self {
+            start: crate::dpdk::rdtsc(),
+            scale,
+        }
     }
 }
 

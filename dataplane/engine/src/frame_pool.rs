@@ -169,7 +169,9 @@ impl FramePool {
     fn look_past(&mut self, store: &mut impl FrameStore) -> bool {
         let mut found = 0;
         for _ in 0..self.held.len().min(LOOK_MAX) {
-            let Some(frame) = self.held.pop_front() else { break };
+            let Some(frame) = self.held.pop_front() else {
+                break;
+            };
             if store.is_released(FrameId(frame)) {
                 self.stats.looked_past += 1;
                 found += usize::from(self.release(store, frame));
@@ -265,7 +267,11 @@ mod tests {
             !self.held.contains(&frame.0)
         }
         fn reset(&mut self, frame: FrameId) {
-            assert!(!self.held.contains(&frame.0), "frame {} is still held", frame.0);
+            assert!(
+                !self.held.contains(&frame.0),
+                "frame {} is still held",
+                frame.0
+            );
         }
         fn nudge(&mut self) {
             self.nudged += 1;
@@ -283,7 +289,14 @@ mod tests {
     }
 
     fn pool(base: u32, overflow: u32) -> (FramePool, Driver) {
-        (FramePool::new(PoolSize { first: 10, base, overflow }), Driver::default())
+        (
+            FramePool::new(PoolSize {
+                first: 10,
+                base,
+                overflow,
+            }),
+            Driver::default(),
+        )
     }
 
     /// Hazard 6: a driver that never cleans its ring meets a cap, then recovers.
@@ -294,7 +307,10 @@ mod tests {
         assert_eq!(sent.len(), 6);
         assert_eq!(sent.iter().collect::<HashSet<_>>().len(), 6);
         let s = p.stats();
-        assert_eq!((s.held, s.overflow, s.overflow_max, s.starved), (6, 2, 2, 1));
+        assert_eq!(
+            (s.held, s.overflow, s.overflow_max, s.starved),
+            (6, 2, 2, 1)
+        );
         d.held.clear();
         assert!(send(&mut p, &mut d).is_some());
         d.held.clear();

@@ -20,18 +20,24 @@ impl<F> Handover<F> {
     /// Empty inboxes for `cores` cores.
     #[must_use]
     pub fn new(cores: u32) -> Self {
-        Self { inboxes: (0..cores).map(|_| ArrayQueue::new(INBOX)).collect() }
+        Self {
+            inboxes: (0..cores).map(|_| ArrayQueue::new(INBOX)).collect(),
+        }
     }
 
     /// Puts a frame into a core's inbox; false, and the frame is dropped, if there is no room.
     pub fn give(&self, core: u32, frame: F) -> bool {
-        self.inboxes.get(core as usize).is_some_and(|inbox| inbox.push(frame).is_ok())
+        self.inboxes
+            .get(core as usize)
+            .is_some_and(|inbox| inbox.push(frame).is_ok())
     }
 
     /// Moves up to a burst of a core's frames into its port's burst; returns how many.
     #[inline]
     pub(crate) fn collect<P: Port<Rx = F>>(&self, core: u32, port: &mut P) -> usize {
-        let Some(inbox) = self.inboxes.get(core as usize) else { return 0 };
+        let Some(inbox) = self.inboxes.get(core as usize) else {
+            return 0;
+        };
         let mut count = 0;
         while count < BURST {
             let Some(frame) = inbox.pop() else { break };

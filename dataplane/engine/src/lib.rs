@@ -28,10 +28,12 @@ mod handover;
 pub mod mem;
 pub mod netif;
 pub mod port;
+mod unit;
 
 pub use clock::{Clock, TscClock};
-pub use engine::{Completion, Engine, PortStats, Request, Turn};
+pub use engine::{Completion, Engine, Request, Turn};
 pub use frame_pool::{FrameId, FramePool, FrameStore, PoolSize, PoolStats};
 pub use handover::Handover;
 pub use mem::{Iovec, Sgl};
 pub use port::{BURST, Frames, Port};
+pub use unit::PortStats;

@@ -37,7 +37,10 @@ unsafe impl Send for Sgl {}
 
 impl Sgl {
     /// No memory: a flush, a trim.
-    pub const NONE: Self = Self { kind: Kind::None, len: 0 };
+    pub const NONE: Self = Self {
+        kind: Kind::None,
+        len: 0,
+    };
 
     /// `len` bytes at `base`.
     ///
@@ -46,7 +49,10 @@ impl Sgl {
     /// the completion of the I/O has been fetched.
     #[must_use]
     pub const unsafe fn one(base: NonNull<u8>, len: u32) -> Self {
-        Self { kind: Kind::One(base), len }
+        Self {
+            kind: Kind::One(base),
+            len,
+        }
     }
 
     /// The pieces of an array of `count` vectors, which is read when it is needed, not now.
@@ -60,19 +66,28 @@ impl Sgl {
             // SAFETY: the caller vouches for the array.
             len = len.saturating_add(unsafe { (*iov.as_ptr().add(i)).len });
         }
-        Self { kind: Kind::Many { iov, count }, len: len.min(u32::MAX as usize) as u32 }
+        Self {
+            kind: Kind::Many { iov, count },
+            len: len.min(u32::MAX as usize) as u32,
+        }
     }
 
     /// `len` zero bytes to write.
     #[must_use]
     pub const fn zeroes(len: u32) -> Self {
-        Self { kind: Kind::Zeroes, len }
+        Self {
+            kind: Kind::Zeroes,
+            len,
+        }
     }
 
     /// Reads `len` bytes and looks at none of them: for measuring.
     #[must_use]
     pub const fn discard(len: u32) -> Self {
-        Self { kind: Kind::Discard, len }
+        Self {
+            kind: Kind::Discard,
+            len,
+        }
     }
 
     /// Length in bytes.
@@ -148,7 +163,11 @@ impl Sgl {
                     }
                 });
                 let (piece, n) = found?;
-                if n == len as usize { NonNull::new(piece) } else { None }
+                if n == len as usize {
+                    NonNull::new(piece)
+                } else {
+                    None
+                }
             }
             _ => None,
         }
@@ -159,7 +178,10 @@ impl Sgl {
         let one;
         let (iov, count) = match self.kind {
             Kind::One(base) => {
-                one = Iovec { base: base.as_ptr(), len: self.len as usize };
+                one = Iovec {
+                    base: base.as_ptr(),
+                    len: self.len as usize,
+                };
                 (&raw const one, 1)
             }
             Kind::Many { iov, count } => (iov.as_ptr().cast_const(), count as usize),
@@ -189,7 +211,13 @@ mod tests {
     use super::*;
 
     fn iov(pieces: &mut [Vec<u8>]) -> Vec<Iovec> {
-        pieces.iter_mut().map(|p| Iovec { base: p.as_mut_ptr(), len: p.len() }).collect()
+        pieces
+            .iter_mut()
+            .map(|p| Iovec {
+                base: p.as_mut_ptr(),
+                len: p.len(),
+            })
+            .collect()
     }
 
     #[test]

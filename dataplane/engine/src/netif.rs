@@ -24,7 +24,11 @@ pub fn mtu(name: &str) -> Option<u32> {
         }
         let rc = libc::ioctl(socket, libc::SIOCGIFMTU, &raw mut request);
         libc::close(socket);
-        if rc < 0 { None } else { u32::try_from(request.ifr_ifru.ifru_mtu).ok() }
+        if rc < 0 {
+            None
+        } else {
+            u32::try_from(request.ifr_ifru.ifru_mtu).ok()
+        }
     }
 }
 

@@ -8,7 +8,9 @@ use wire::{device, eal};
 
 fn error(eal: Eal, config: &DeviceConfig) -> DpdkError {
     let map = IovaMap::new(eal);
-    Device::open(eal, config, &map).map(|_| ()).expect_err(&config.device)
+    Device::open(eal, config, &map)
+        .map(|_| ())
+        .expect_err(&config.device)
 }
 
 fn pair(eal: Eal, name: &str) -> (u16, u16) {
@@ -33,7 +35,9 @@ fn devices_that_are_not_there() {
         "net_null0,nonsense=1",
     ] {
         let e = error(eal, &DeviceConfig::new(name));
-        let DpdkError::NoDevice { device, reason } = &e else { panic!("{name:?}: {e:?}") };
+        let DpdkError::NoDevice { device, reason } = &e else {
+            panic!("{name:?}: {e:?}")
+        };
         assert_eq!(device, name);
         assert!(!reason.is_empty());
         assert!(e.to_string().contains(&format!("{name:?}")), "{e}");
@@ -43,11 +47,20 @@ fn devices_that_are_not_there() {
 #[test]
 fn interfaces_that_are_not_there() {
     let Some((eal, _one)) = eal() else { return };
-    for device in ["net_af_packet0,iface=nope0", "net_af_packet0,framesz=9216,iface=nope0"] {
+    for device in [
+        "net_af_packet0,iface=nope0",
+        "net_af_packet0,framesz=9216,iface=nope0",
+    ] {
         let e = error(eal, &DeviceConfig::new(device));
-        assert!(matches!(&e, DpdkError::NoInterface { iface, .. } if iface == "nope0"), "{e:?}");
+        assert!(
+            matches!(&e, DpdkError::NoInterface { iface, .. } if iface == "nope0"),
+            "{e:?}"
+        );
         let text = e.to_string();
-        assert!(text.contains(&format!("{device:?}")) && text.contains("\"nope0\""), "{text}");
+        assert!(
+            text.contains(&format!("{device:?}")) && text.contains("\"nope0\""),
+            "{text}"
+        );
     }
     let e = error(eal, &DeviceConfig::new("net_af_packet0,iface="));
     assert!(matches!(e, DpdkError::NoInterface { .. }), "{e:?}");
@@ -67,19 +80,53 @@ fn settings_that_do_not_fit() {
     let (a, _) = pair(eal, "unfit");
     let ok = device(a);
     for mtu in [0, 1, 533] {
-        unfit(eal, &DeviceConfig { mtu: Some(mtu), ..ok.clone() }, &[&mtu.to_string(), "534"]);
+        unfit(
+            eal,
+            &DeviceConfig {
+                mtu: Some(mtu),
+                ..ok.clone()
+            },
+            &[&mtu.to_string(), "534"],
+        );
     }
     for mtu in [9217, 65_535, u32::MAX] {
-        unfit(eal, &DeviceConfig { mtu: Some(mtu), ..ok.clone() }, &[&mtu.to_string(), "9216"]);
+        unfit(
+            eal,
+            &DeviceConfig {
+                mtu: Some(mtu),
+                ..ok.clone()
+            },
+            &[&mtu.to_string(), "9216"],
+        );
     }
-    unfit(eal, &DeviceConfig { queues: 0, ..ok.clone() }, &["0 queue pairs"]);
-    unfit(eal, &DeviceConfig { queues: 2, ..ok.clone() }, &["2 queue pairs", "has 1"]);
+    unfit(
+        eal,
+        &DeviceConfig {
+            queues: 0,
+            ..ok.clone()
+        },
+        &["0 queue pairs"],
+    );
+    unfit(
+        eal,
+        &DeviceConfig {
+            queues: 2,
+            ..ok.clone()
+        },
+        &["2 queue pairs", "has 1"],
+    );
     // Nothing of this has hurt it; closed, it is gone.
     let (b, _) = pair(eal, "fit");
     for (port, mtu) in [(a, 534), (b, 9216)] {
-        let config = DeviceConfig { mtu: Some(mtu), ..device(port) };
+        let config = DeviceConfig {
+            mtu: Some(mtu),
+            ..device(port)
+        };
         let (opened, ports) = Device::open(eal, &config, &IovaMap::new(eal)).unwrap();
-        assert_eq!((opened.info.mtu, ports.len(), opened.driver.as_str()), (mtu, 1, "net_ring"));
+        assert_eq!(
+            (opened.info.mtu, ports.len(), opened.driver.as_str()),
+            (mtu, 1, "net_ring")
+        );
         drop((opened, ports));
         assert!(matches!(error(eal, &config), DpdkError::NoDevice { .. }));
     }
@@ -91,18 +138,33 @@ fn settings_that_do_not_fit() {
 fn far_too_many_queues() {
     let Some((eal, _one)) = eal() else { return };
     let (a, _) = pair(eal, "queues");
-    unfit(eal, &DeviceConfig { queues: 1000, ..device(a) }, &["1000 queue pairs", "has 1"]);
+    unfit(
+        eal,
+        &DeviceConfig {
+            queues: 1000,
+            ..device(a)
+        },
+        &["1000 queue pairs", "has 1"],
+    );
 }
 
 #[test]
 fn too_little_memory_for_the_pools() {
     let Some((eal, _one)) = eal() else { return };
     let (a, _) = pair(eal, "memory");
-    let config = DeviceConfig { slots: 1 << 20, ..device(a) };
+    let config = DeviceConfig {
+        slots: 1 << 20,
+        ..device(a)
+    };
     let e = error(eal, &config);
-    let DpdkError::Memory { need, .. } = &e else { panic!("{e:?}") };
+    let DpdkError::Memory { need, .. } = &e else {
+        panic!("{e:?}")
+    };
     let (need, text) = (need.total_mib(), e.to_string());
-    assert!(need > 256 && text.contains(&format!("{need} MiB")), "{text}");
+    assert!(
+        need > 256 && text.contains(&format!("{need} MiB")),
+        "{text}"
+    );
     for part in [
         "header frames",
         "payload mbufs",
@@ -125,17 +187,29 @@ fn too_little_memory_for_the_pools() {
 
 /// Sizes that no machine has are an error, not an overflow.
 #[test]
-#[ignore = "bug: MemoryNeed::add adds and multiplies in u32"]
 fn absurd_sizes_are_an_error() {
     let Some((eal, _one)) = eal() else { return };
     let (a, _) = pair(eal, "absurd");
     for config in [
-        DeviceConfig { slots: u32::MAX, ..device(a) },
-        DeviceConfig { header_overflow: u32::MAX, ..device(a) },
-        DeviceConfig { slots: 1 << 24, queues: 300, ..device(a) },
+        DeviceConfig {
+            slots: u32::MAX,
+            ..device(a)
+        },
+        DeviceConfig {
+            header_overflow: u32::MAX,
+            ..device(a)
+        },
+        DeviceConfig {
+            slots: 1 << 24,
+            queues: 300,
+            ..device(a)
+        },
     ] {
         let opened = std::panic::catch_unwind(|| error(eal, &config));
-        assert!(matches!(opened, Ok(DpdkError::Memory { .. } | DpdkError::Unfit { .. })));
+        assert!(matches!(
+            opened,
+            Ok(DpdkError::Memory { .. } | DpdkError::Unfit { .. })
+        ));
     }
 }
 
@@ -160,7 +234,10 @@ fn a_device_is_opened_once() {
 fn a_device_can_be_opened_again_after_it_was_closed() {
     let Some((eal, _one)) = eal() else { return };
     let map = IovaMap::new(eal);
-    let config = DeviceConfig { device: "net_null7".into(), ..device(0) };
+    let config = DeviceConfig {
+        device: "net_null7".into(),
+        ..device(0)
+    };
     for round in 0..3 {
         let opened = Device::open(eal, &config, &map);
         assert!(opened.is_ok(), "round {round}: {}", opened.unwrap_err());
@@ -182,9 +259,14 @@ fn one_eal_in_a_process() {
 #[test]
 fn a_buffer_that_is_too_large() {
     let Some((eal, _one)) = eal() else { return };
-    let e = DmaBuffer::new(eal, 1 << 40, "everything").map(|_| ()).unwrap_err();
+    let e = DmaBuffer::new(eal, 1 << 40, "everything")
+        .map(|_| ())
+        .unwrap_err();
     assert!(matches!(e, DpdkError::Buffer { .. }));
-    assert!(e.to_string().contains("everything") && e.to_string().contains("memory_mb"), "{e}");
+    assert!(
+        e.to_string().contains("everything") && e.to_string().contains("memory_mb"),
+        "{e}"
+    );
     let buffer = DmaBuffer::new(eal, 5000, "a test").unwrap();
     assert_eq!((buffer.len(), buffer.is_empty()), (8192, false));
     assert!(buffer.as_slice().iter().all(|&b| b == 0));

@@ -18,13 +18,25 @@ fn pool(eal: Eal, count: u32) -> DmaPool {
 }
 
 fn fill(block: &mut DmaBlock, lba: u64, sectors: u32, stamp: u64) {
-    for (i, sector) in block.as_mut_slice().chunks_mut(512).take(sectors as usize).enumerate() {
+    for (i, sector) in block
+        .as_mut_slice()
+        .chunks_mut(512)
+        .take(sectors as usize)
+        .enumerate()
+    {
         sector.copy_from_slice(&content(lba + i as u64, stamp));
     }
 }
 
 fn request(w: &Wire, op: Op, lba: u64, sectors: u32, user: u64) -> Request {
-    Request { lun: w.lun(), op, lba, sectors, memory: Sgl::NONE, user }
+    Request {
+        lun: w.lun(),
+        op,
+        lba,
+        sectors,
+        memory: Sgl::NONE,
+        user,
+    }
 }
 
 /// Waits for one completion and returns its block.
@@ -57,8 +69,17 @@ fn read(w: &mut Wire, block: DmaBlock, lba: u64, sectors: u32, stamp: u64) -> Dm
     let (block, result) = wait(w, 1 << 40);
     assert_eq!(result, Ok(()));
     let block = block.expect("the block comes back");
-    for (i, sector) in block.as_slice().chunks(512).take(sectors as usize).enumerate() {
-        assert_eq!(sector, content(lba + i as u64, stamp), "sector {i} from {lba}");
+    for (i, sector) in block
+        .as_slice()
+        .chunks(512)
+        .take(sectors as usize)
+        .enumerate()
+    {
+        assert_eq!(
+            sector,
+            content(lba + i as u64, stamp),
+            "sector {i} from {lba}"
+        );
     }
     block
 }
@@ -66,9 +87,12 @@ fn read(w: &mut Wire, block: DmaBlock, lba: u64, sectors: u32, stamp: u64) -> Dm
 #[test]
 fn verified_io_with_blocks() {
     let Some((eal, _one)) = eal() else { return };
-    for (copy_only, vlan, split) in
-        [(false, None, false), (true, None, false), (false, Some(5), false), (false, None, true)]
-    {
+    for (copy_only, vlan, split) in [
+        (false, None, false),
+        (true, None, false),
+        (false, Some(5), false),
+        (false, None, true),
+    ] {
         let name = format!("io{}{}{}", copy_only, vlan.is_some(), split);
         let mut w = Wire::new(eal, &name, SEC, |c| {
             c.copy_only = copy_only;
@@ -86,8 +110,14 @@ fn verified_io_with_blocks() {
         drop(block);
         assert_eq!(blocks.free(), 2);
         let stats = w.stats();
-        assert_eq!((stats.zero_copy > 0, stats.bounced > 0), (!copy_only, copy_only));
-        assert_eq!((w.engine.counters().resends, w.engine.drops().total()), (0, 0));
+        assert_eq!(
+            (stats.zero_copy > 0, stats.bounced > 0),
+            (!copy_only, copy_only)
+        );
+        assert_eq!(
+            (w.engine.counters().resends, w.engine.drops().total()),
+            (0, 0)
+        );
         w.finish();
         assert_eq!(errors(), before, "DPDK's checks");
     }
@@ -105,21 +135,41 @@ fn verified_io_in_pieces_and_zeroes() {
         piece.copy_from_slice(&whole[at..at + len]);
         at += len;
     }
-    let mut iov: Vec<_> =
-        bytes.iter_mut().map(|p| Iovec { base: p.as_mut_ptr(), len: p.len() }).collect();
+    let mut iov: Vec<_> = bytes
+        .iter_mut()
+        .map(|p| Iovec {
+            base: p.as_mut_ptr(),
+            len: p.len(),
+        })
+        .collect();
     // SAFETY: vectors and pieces live until the completions were fetched.
     let memory = unsafe { Sgl::many(NonNull::new(iov.as_mut_ptr()).unwrap(), iov.len() as u32) };
-    w.engine.submit(&Request { memory, ..request(&w, Op::Write, 0, 64, 1) }).unwrap();
+    w.engine
+        .submit(&Request {
+            memory,
+            ..request(&w, Op::Write, 0, 64, 1)
+        })
+        .unwrap();
     assert_eq!(wait(&mut w, 1).1, Ok(()));
     assert!((0..64).all(|lba| w.responder.target.disk().sector(lba) == content(lba, 3)));
     let stats = w.stats();
     assert!(stats.zero_copy >= 1 && stats.bounced >= 1, "{stats:?}");
     bytes.iter_mut().for_each(|piece| piece.fill(0));
-    w.engine.submit(&Request { memory, ..request(&w, Op::Read, 0, 64, 2) }).unwrap();
+    w.engine
+        .submit(&Request {
+            memory,
+            ..request(&w, Op::Read, 0, 64, 2)
+        })
+        .unwrap();
     assert_eq!(wait(&mut w, 2).1, Ok(()));
     assert_eq!(bytes.concat(), whole);
     let memory = Sgl::zeroes(40 * 512);
-    w.engine.submit(&Request { memory, ..request(&w, Op::Write, 4, 40, 3) }).unwrap();
+    w.engine
+        .submit(&Request {
+            memory,
+            ..request(&w, Op::Write, 4, 40, 3)
+        })
+        .unwrap();
     assert_eq!(wait(&mut w, 3).1, Ok(()));
     assert!((4..44).all(|lba| w.responder.target.disk().sector(lba) == [0; 512]));
     w.finish();
@@ -136,10 +186,14 @@ fn a_peer_that_sits_on_our_frames_meets_a_cap() {
     let (base, cap) = (64 + 64 + 32, 16);
     let mut done = 0;
     for user in 0.. {
-        let Some(mut block) = blocks.take() else { panic!("the engine never says no") };
+        let Some(mut block) = blocks.take() else {
+            panic!("the engine never says no")
+        };
         let op = if user % 2 == 0 { Op::Write } else { Op::Read };
         fill(&mut block, user * 16, 16, user + 1);
-        let accepted = w.engine.submit_block(&request(&w, op, user * 16, 16, user), block);
+        let accepted = w
+            .engine
+            .submit_block(&request(&w, op, user * 16, 16, user), block);
         if let Err((e, _block)) = accepted {
             assert_eq!(e, SubmitError::Busy);
             break;
@@ -150,11 +204,20 @@ fn a_peer_that_sits_on_our_frames_meets_a_cap() {
         done += std::iter::from_fn(|| w.engine.next_completion()).count();
     }
     let stats = w.stats();
-    assert_eq!((stats.header.held, stats.header.held_max), (base + cap, base + cap));
-    assert_eq!((stats.header.overflow, stats.header.overflow_max), (cap, cap));
+    assert_eq!(
+        (stats.header.held, stats.header.held_max),
+        (base + cap, base + cap)
+    );
+    assert_eq!(
+        (stats.header.overflow, stats.header.overflow_max),
+        (cap, cap)
+    );
     assert!(stats.blocked_turns > 0 && stats.header.nudges > 0 && stats.header.starved > 0);
     assert_eq!(w.responder.held.len() as u32, base + cap);
-    assert!(done as u32 >= base + cap - 4, "what was answered completes, held or not: {done}");
+    assert!(
+        done as u32 >= base + cap - 4,
+        "what was answered completes, held or not: {done}"
+    );
     // Every other one is let go of, the oldest not among them.
     let mut n = 0;
     w.responder.held.retain(|_| {
@@ -185,7 +248,9 @@ fn both_segments_of_a_frame_are_watched() {
         let blocks = pool(eal, 1);
         let block = blocks.take().unwrap();
         w.responder.asleep = true;
-        w.engine.submit_block(&request(&w, Op::Write, 0, 16, 1), block).unwrap();
+        w.engine
+            .submit_block(&request(&w, Op::Write, 0, 16, 1), block)
+            .unwrap();
         w.turn();
         let peer = w.responder.port.port_id();
         let mut mbufs = [std::ptr::null_mut(); 4];
@@ -205,7 +270,10 @@ fn both_segments_of_a_frame_are_watched() {
         w.run(MS);
         let held = w.stats().header.held;
         assert!(held >= 1, "one part is still out");
-        assert!(w.engine.next_completion().is_none(), "head first: {head_first}");
+        assert!(
+            w.engine.next_completion().is_none(),
+            "head first: {head_first}"
+        );
         parts[order[1]].fetch_sub(1, SeqCst);
         w.run(MS);
         assert_eq!(w.stats().header.held, held - 1);
@@ -224,7 +292,9 @@ fn an_aborted_write_keeps_its_block_while_it_is_in_the_ring() {
     let mut block = blocks.take().unwrap();
     fill(&mut block, 0, 48, 5);
     w.responder.asleep = true;
-    w.engine.submit_block(&request(&w, Op::Write, 0, 48, 9), block).unwrap();
+    w.engine
+        .submit_block(&request(&w, Op::Write, 0, 48, 9), block)
+        .unwrap();
     w.run(5 * MS);
     w.engine.abort_all();
     w.run(2 * SEC);
@@ -245,7 +315,14 @@ fn an_aborted_write_keeps_its_block_while_it_is_in_the_ring() {
     assert_eq!(result, Err(IoError::Aborted));
     drop(block);
     w.run(SEC);
-    assert!(w.responder.target.disk().written.iter().all(|(lba, s)| *s == content(*lba, 5)));
+    assert!(
+        w.responder
+            .target
+            .disk()
+            .written
+            .iter()
+            .all(|(lba, s)| *s == content(*lba, 5))
+    );
     let block = write(&mut w, blocks.take().unwrap(), 100, 64, 6);
     drop(read(&mut w, block, 100, 64, 6));
     w.finish();
@@ -265,7 +342,9 @@ fn a_peer_that_is_late_gets_private_copies() {
         for i in 0..8 {
             let (user, mut block) = (round * 8 + i, blocks.take().unwrap());
             fill(&mut block, user * 64, 64, user + 1);
-            w.engine.submit_block(&request(&w, Op::Write, user * 64, 64, user), block).unwrap();
+            w.engine
+                .submit_block(&request(&w, Op::Write, user * 64, 64, user), block)
+                .unwrap();
             open.insert(user, ());
         }
         w.run(SEC);
@@ -296,10 +375,16 @@ fn dropped_in_the_middle() {
     w.responder.sits = true;
     for user in 0..4 {
         let block = blocks.take().unwrap();
-        w.engine.submit_block(&request(&w, Op::Write, user * 64, 64, user), block).unwrap();
+        w.engine
+            .submit_block(&request(&w, Op::Write, user * 64, 64, user), block)
+            .unwrap();
         w.turn();
     }
-    let Wire { engine, mut responder, .. } = w;
+    let Wire {
+        engine,
+        mut responder,
+        ..
+    } = w;
     drop(engine);
     // The frames that the peer has are still there.
     responder.turn();
@@ -307,7 +392,10 @@ fn dropped_in_the_middle() {
     responder.turn();
     drop(responder);
     let unfetched = 8 - blocks.free();
-    assert!(unfetched >= 4, "blocks of unfinished I/O are lost rather than reused");
+    assert!(
+        unfetched >= 4,
+        "blocks of unfinished I/O are lost rather than reused"
+    );
 }
 
 #[test]
@@ -320,14 +408,24 @@ fn blocks_run_out_and_come_back() {
     for (i, block) in taken.iter_mut().enumerate() {
         block.as_mut_slice().fill(i as u8 + 1);
     }
-    assert!(taken.iter().enumerate().all(|(i, b)| b.as_slice() == [i as u8 + 1; 1024]));
+    assert!(
+        taken
+            .iter()
+            .enumerate()
+            .all(|(i, b)| b.as_slice() == [i as u8 + 1; 1024])
+    );
     taken.pop();
     assert_eq!(blocks.free(), 1);
     assert!(blocks.take().is_some());
     let alone = taken.pop().unwrap();
     drop((taken, blocks));
     assert_eq!(alone.as_slice(), [2; 1024], "a block keeps its pool alive");
-    assert_eq!(DmaPool::new(eal, 512, 0, "none", &IovaMap::new(eal)).unwrap().free(), 0);
+    assert_eq!(
+        DmaPool::new(eal, 512, 0, "none", &IovaMap::new(eal))
+            .unwrap()
+            .free(),
+        0
+    );
 }
 
 #[test]
@@ -339,9 +437,17 @@ fn a_block_that_is_too_small_is_refused_and_given_back() {
         .engine
         .submit_block(&request(&w, Op::Read, 0, 65, 1), blocks.take().unwrap())
         .unwrap_err();
-    assert_eq!(refused.0, SubmitError::ShortMemory { sectors: 65, bytes: 64 * 512 });
-    let refused =
-        w.engine.submit_block(&request(&w, Op::Read, 1 << 20, 1, 1), refused.1).unwrap_err();
+    assert_eq!(
+        refused.0,
+        SubmitError::ShortMemory {
+            sectors: 65,
+            bytes: 64 * 512
+        }
+    );
+    let refused = w
+        .engine
+        .submit_block(&request(&w, Op::Read, 1 << 20, 1, 1), refused.1)
+        .unwrap_err();
     assert!(matches!(refused.0, SubmitError::OutOfRange { .. }));
     drop(refused);
     assert_eq!(blocks.free(), 1);

@@ -71,9 +71,17 @@ fn hazard_30_nothing_is_allocated() {
         let before = count();
         b.wait_up();
         trouble(&mut b);
-        assert_eq!(count() - before, 0, "{policy:?}: allocations on the data path");
+        assert_eq!(
+            count() - before,
+            0,
+            "{policy:?}: allocations on the data path"
+        );
         b.finish();
-        assert_eq!(count() - before, 0, "{policy:?}: allocations on the data path");
+        assert_eq!(
+            count() - before,
+            0,
+            "{policy:?}: allocations on the data path"
+        );
         let stats = b.stats(0);
         assert!(
             b.cores[0].counters().resends > 10 && (stats.flushes > 0) == zero_copy,

@@ -72,7 +72,11 @@ fn memory(r: &mut Random, sectors: u32) -> Memory {
         0 => {
             let (mut left, mut lens) = (u64::from(sectors) * 512, Vec::new());
             while left > 0 {
-                let len = if r.chance(70) { 4096 } else { 1 + r.below(6000) };
+                let len = if r.chance(70) {
+                    4096
+                } else {
+                    1 + r.below(6000)
+                };
                 lens.push(len.min(left) as usize);
                 left -= len.min(left);
             }
@@ -86,7 +90,9 @@ fn tricks(b: &mut Bench, r: &mut Random) {
     for core in 0..b.cores.len() {
         for port in 0..2 {
             let (dice, word) = (r.below(20), r.word());
-            let Some(nic) = b.cores[core].port_mut(port) else { continue };
+            let Some(nic) = b.cores[core].port_mut(port) else {
+                continue;
+            };
             match dice {
                 0 => nic.ring.link = Link::Down,
                 1 => nic.ring.link = Link::Gone,
@@ -165,7 +171,11 @@ fn case(seed: u64) -> (u64, u64) {
         for port in 0..shape.ports {
             let nic = engine.port_mut(port).unwrap();
             (nic.ring.split, nic.ring.partial) = (r.chance(50), r.chance(50));
-            nic.flush = if r.chance(70) { Flush::Works } else { Flush::Fails };
+            nic.flush = if r.chance(70) {
+                Flush::Works
+            } else {
+                Flush::Fails
+            };
             (nic.head_len, nic.piece_len) =
                 (40 + r.below(200) as usize, 1 + r.below(3000) as usize);
         }

@@ -91,13 +91,18 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().ok_or_else(|| AddrError::MacShape(text.into()))?;
+            let part = parts
+                .next()
+                .ok_or_else(|| AddrError::MacShape(text.into()))?;
             // from_str_radix alone would take a sign: "+1".
             let digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
             *byte = digits
                 .then(|| u8::from_str_radix(part, 16).ok())
                 .flatten()
-                .ok_or_else(|| AddrError::MacPart { text: text.into(), part: part.into() })?;
+                .ok_or_else(|| AddrError::MacPart {
+                    text: text.into(),
+                    part: part.into(),
+                })?;
         }
         match parts.next() {
             None => Ok(Mac(bytes)),
@@ -117,7 +122,10 @@ pub struct ShelfSlot {
 
 impl ShelfSlot {
     /// Every slot of every shelf, the address of discovery.
-    pub const ALL: ShelfSlot = ShelfSlot { shelf: 0xffff, slot: 0xff };
+    pub const ALL: ShelfSlot = ShelfSlot {
+        shelf: 0xffff,
+        slot: 0xff,
+    };
 
     /// Whether it names one LUN: neither half is a wildcard.
     #[inline]
@@ -150,18 +158,27 @@ impl FromStr for ShelfSlot {
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
         let bare = text.strip_prefix('e').unwrap_or(text);
-        let (shelf, slot) = bare.split_once('.').ok_or_else(|| AddrError::Shape(text.into()))?;
-        let shelf = decimal(shelf)
-            .ok_or_else(|| AddrError::Shelf { text: text.into(), part: shelf.into() })?;
-        let slot = decimal(slot)
-            .ok_or_else(|| AddrError::Slot { text: text.into(), part: slot.into() })?;
+        let (shelf, slot) = bare
+            .split_once('.')
+            .ok_or_else(|| AddrError::Shape(text.into()))?;
+        let shelf = decimal(shelf).ok_or_else(|| AddrError::Shelf {
+            text: text.into(),
+            part: shelf.into(),
+        })?;
+        let slot = decimal(slot).ok_or_else(|| AddrError::Slot {
+            text: text.into(),
+            part: slot.into(),
+        })?;
         Ok(ShelfSlot { shelf, slot })
     }
 }
 
 /// An unsigned decimal number without the sign that `FromStr` would accept.
 fn decimal<T: FromStr>(part: &str) -> Option<T> {
-    part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok()).flatten()
+    part.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| part.parse().ok())
+        .flatten()
 }
 
 /// What ties a response to its request: 32 bits that a target echoes unchanged.
@@ -196,16 +213,23 @@ mod tests {
 
     #[test]
     fn errors_name_the_part() {
-        for (text, part) in
-            [("e65536.1", "65536"), ("e1.256", "256"), ("e.1", "\"\""), ("e+1.1", "+1")]
-        {
+        for (text, part) in [
+            ("e65536.1", "65536"),
+            ("e1.256", "256"),
+            ("e.1", "\"\""),
+            ("e+1.1", "+1"),
+        ] {
             let error = text.parse::<ShelfSlot>().unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
         assert!("e11".parse::<ShelfSlot>().is_err());
-        for text in
-            ["02:00:00:00:00", "02:00:00:00:00:01:02", "02:00:00:00:00:+1", "", "2:0:0:0:0:1"]
-        {
+        for text in [
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "02:00:00:00:00:+1",
+            "",
+            "2:0:0:0:0:1",
+        ] {
             assert!(text.parse::<Mac>().is_err(), "{text}");
         }
     }
@@ -214,9 +238,34 @@ mod tests {
     fn wildcards_cover() {
         let lun = ShelfSlot { shelf: 7, slot: 3 };
         assert!(ShelfSlot::ALL.covers(lun) && lun.covers(lun));
-        assert!(ShelfSlot { shelf: 7, slot: 0xff }.covers(lun));
-        assert!(ShelfSlot { shelf: 0xffff, slot: 3 }.covers(lun));
-        assert!(!ShelfSlot { shelf: 0xffff, slot: 4 }.covers(lun));
-        assert!(lun.is_addressable() && !ShelfSlot { shelf: 7, slot: 0xff }.is_addressable());
+        assert!(
+            ShelfSlot {
+                shelf: 7,
+                slot: 0xff
+            }
+            .covers(lun)
+        );
+        assert!(
+            ShelfSlot {
+                shelf: 0xffff,
+                slot: 3
+            }
+            .covers(lun)
+        );
+        assert!(
+            !ShelfSlot {
+                shelf: 0xffff,
+                slot: 4
+            }
+            .covers(lun)
+        );
+        assert!(
+            lun.is_addressable()
+                && !ShelfSlot {
+                    shelf: 7,
+                    slot: 0xff
+                }
+                .is_addressable()
+        );
     }
 }

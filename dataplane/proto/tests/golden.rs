@@ -53,17 +53,29 @@ fn headers_mean_what_they_should() {
     assert_eq!((announce.dst, announce.tag), (Mac::BROADCAST, Tag(0)));
     let (discover, at) = Header::parse(&golden_frame("discover.request")).unwrap();
     assert_eq!(at, HEADER_LEN);
-    let expected =
-        Header::request(Mac::BROADCAST, INITIATOR, ShelfSlot::ALL, Command::Query, Tag(0x1001));
+    let expected = Header::request(
+        Mac::BROADCAST,
+        INITIATOR,
+        ShelfSlot::ALL,
+        Command::Query,
+        Tag(0x1001),
+    );
     assert_eq!(discover, expected);
 
     for pair in golden()[1..].chunks(2) {
-        let [request, response] = pair else { unreachable!() };
-        let Some(answer) = &response.frame else { continue };
+        let [request, response] = pair else {
+            unreachable!()
+        };
+        let Some(answer) = &response.frame else {
+            continue;
+        };
         let (request, _) = Header::parse(request.frame.as_ref().unwrap()).unwrap();
         let (answer, _) = Header::parse(answer).unwrap();
         assert!(answer.flags.is_response() && !request.flags.is_response());
-        assert_eq!((answer.src, answer.dst, answer.addr), (TARGET, INITIATOR, LUN));
+        assert_eq!(
+            (answer.src, answer.dst, answer.addr),
+            (TARGET, INITIATOR, LUN)
+        );
         assert_eq!((answer.tag, answer.command), (request.tag, request.command));
     }
 }
@@ -84,7 +96,10 @@ fn errors_of_the_aoe_layer() {
         let (header, _) = Header::parse(&frame).unwrap();
         let name = name.trim_end_matches(".response");
         let error = expected.iter().find(|e| e.0 == name).map(|e| e.1);
-        let found = header.flags.is_error().then(|| AoeError::from_code(header.error));
+        let found = header
+            .flags
+            .is_error()
+            .then(|| AoeError::from_code(header.error));
         assert_eq!(found, error, "{name}");
     }
 }
@@ -93,7 +108,10 @@ fn errors_of_the_aoe_layer() {
 fn silences() {
     let silent: Vec<_> = golden().into_iter().filter(|g| g.frame.is_none()).collect();
     let names: Vec<_> = silent.iter().map(|g| g.name).collect();
-    assert_eq!(names, ["check-power-one.response", "config-exact-mismatch.response"]);
+    assert_eq!(
+        names,
+        ["check-power-one.response", "config-exact-mismatch.response"]
+    );
 }
 
 fn ata(name: &str) -> (AtaHeader, Vec<u8>) {
@@ -146,7 +164,12 @@ fn ata_answers() {
     ];
     for (name, status, error, sectors, len) in expected {
         let (ata, data) = ata(&format!("{name}.response"));
-        let found = (ata.command_or_status, ata.feature_or_error, ata.sectors, data.len());
+        let found = (
+            ata.command_or_status,
+            ata.feature_or_error,
+            ata.sectors,
+            data.len(),
+        );
         assert_eq!(found, (status, error, sectors, len), "{name}");
         assert_eq!(ata.failed(), status & ERR != 0, "{name}");
     }
@@ -166,9 +189,18 @@ fn identify() {
     assert_eq!(identify.model_str(), "Coraid EtherDrive vblade");
     assert_eq!((identify.lba48, identify.sectors), (true, SECTORS));
     // It offers FLUSH CACHE alone, and says that its write cache is off.
-    assert_eq!((identify.flush, identify.flush_ext, identify.write_cache), (true, false, false));
-    assert_eq!((identify.trim, identify.trim_zeroes, identify.wwn), (false, false, None));
-    assert_eq!((identify.logical_sector, identify.physical_sector), (512, 512));
+    assert_eq!(
+        (identify.flush, identify.flush_ext, identify.write_cache),
+        (true, false, false)
+    );
+    assert_eq!(
+        (identify.trim, identify.trim_zeroes, identify.wwn),
+        (false, false, None)
+    );
+    assert_eq!(
+        (identify.logical_sector, identify.physical_sector),
+        (512, 512)
+    );
 }
 
 fn body(name: &str) -> Vec<u8> {
@@ -181,11 +213,23 @@ fn queries() {
     let expected: [(&str, Query); 8] = [
         ("announce", answer(QueryCmd::Read, b"")),
         ("discover.response", answer(QueryCmd::Read, b"")),
-        ("config-set.request", Query::request(QueryCmd::SetIfEmpty, b"gold")),
-        ("config-set-again.response", answer(QueryCmd::SetIfEmpty, b"gold")),
-        ("config-set-refused.response", answer(QueryCmd::SetIfEmpty, b"gold")),
+        (
+            "config-set.request",
+            Query::request(QueryCmd::SetIfEmpty, b"gold"),
+        ),
+        (
+            "config-set-again.response",
+            answer(QueryCmd::SetIfEmpty, b"gold"),
+        ),
+        (
+            "config-set-refused.response",
+            answer(QueryCmd::SetIfEmpty, b"gold"),
+        ),
         ("config-read.response", answer(QueryCmd::Read, b"gold")),
-        ("config-prefix.response", answer(QueryCmd::TestPrefix, b"gold")),
+        (
+            "config-prefix.response",
+            answer(QueryCmd::TestPrefix, b"gold"),
+        ),
         ("config-force.response", answer(QueryCmd::Force, b"silver")),
     ];
     for (name, query) in expected {
@@ -202,14 +246,28 @@ fn masks() {
     let parse = |name: &str| {
         let body = body(name);
         let (header, directives) = MaskHeader::parse(&body).unwrap();
-        (header.command, header.error, header.count, directives.to_vec())
+        (
+            header.command,
+            header.error,
+            header.count,
+            directives.to_vec(),
+        )
     };
     let none = mask_error::NONE;
-    assert_eq!(parse("mask-read-empty.response"), (mask_cmd::READ, none, 0, vec![]));
+    assert_eq!(
+        parse("mask-read-empty.response"),
+        (mask_cmd::READ, none, 0, vec![])
+    );
     let request = vec![add(INITIATOR), add(OTHER), entry(OTHER)];
-    assert_eq!(parse("mask-add.request"), (mask_cmd::EDIT, none, 3, request));
+    assert_eq!(
+        parse("mask-add.request"),
+        (mask_cmd::EDIT, none, 3, request)
+    );
     let list = vec![entry(INITIATOR), entry(OTHER)];
-    assert_eq!(parse("mask-add.response"), (mask_cmd::EDIT, none, 2, list.clone()));
+    assert_eq!(
+        parse("mask-add.response"),
+        (mask_cmd::EDIT, none, 2, list.clone())
+    );
     assert_eq!(parse("mask-read.response"), (mask_cmd::READ, none, 2, list));
     // The count says how many directives were done, and none follow.
     let bad = (mask_cmd::EDIT, mask_error::BAD_DIRECTIVE, 1, vec![]);
@@ -223,13 +281,20 @@ fn reservations() {
         ("reserve-set.request", ReserveCmd::Set, &[INITIATOR]),
         ("reserve-set.response", ReserveCmd::Set, &[INITIATOR]),
         ("reserve-read.response", ReserveCmd::Read, &[INITIATOR]),
-        ("reserve-force-other.response", ReserveCmd::ForceSet, &[OTHER]),
+        (
+            "reserve-force-other.response",
+            ReserveCmd::ForceSet,
+            &[OTHER],
+        ),
         // The refusal tells who holds it.
         ("reserved-set.response", ReserveCmd::Set, &[OTHER]),
         ("reserve-release.response", ReserveCmd::ForceSet, &[]),
     ];
     for (name, command, macs) in expected {
-        let expected = Reserve { command: command as u8, macs };
+        let expected = Reserve {
+            command: command as u8,
+            macs,
+        };
         assert_eq!(Reserve::parse(&body(name)), Ok(expected), "{name}");
     }
 }

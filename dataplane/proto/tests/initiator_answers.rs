@@ -37,8 +37,16 @@ fn dropped_then_completed(why: DropReason, spoil: impl FnOnce(&mut Vec<u8>)) {
     let before = sim.init.drops().get(why);
     assert_eq!(sim.inject(&bad), Received::Done, "{why:?}");
     let counts: Vec<_> = sim.init.drops().iter().filter(|(_, n)| *n > 0).collect();
-    assert_eq!(sim.init.drops().get(why), before + 1, "{why:?} of {counts:?}");
-    assert_eq!(sim.pending[&user].buffer, vec![harness::POISON; 1024], "no byte is copied");
+    assert_eq!(
+        sim.init.drops().get(why),
+        before + 1,
+        "{why:?} of {counts:?}"
+    );
+    assert_eq!(
+        sim.pending[&user].buffer,
+        vec![harness::POISON; 1024],
+        "no byte is copied"
+    );
     assert!(matches!(sim.inject(&good), Received::Data { .. }));
     sim.turn_at_once();
     assert_eq!(sim.results.get(&user), Some(&Ok(())));
@@ -49,13 +57,19 @@ fn dropped_then_completed(why: DropReason, spoil: impl FnOnce(&mut Vec<u8>)) {
 #[test]
 fn hazard_10_right_tag_wrong_mac() {
     let stranger = Mac([2, 9, 9, 9, 9, 9]);
-    dropped_then_completed(DropReason::WrongMac, |f| edit_header(f, |h| h.src = stranger));
+    dropped_then_completed(DropReason::WrongMac, |f| {
+        edit_header(f, |h| h.src = stranger)
+    });
 }
 
 #[test]
 fn hazard_10_right_tag_wrong_lun() {
-    dropped_then_completed(DropReason::WrongLun, |f| edit_header(f, |h| h.addr.slot = 2));
-    dropped_then_completed(DropReason::WrongLun, |f| edit_header(f, |h| h.addr.shelf = 0xffff));
+    dropped_then_completed(DropReason::WrongLun, |f| {
+        edit_header(f, |h| h.addr.slot = 2)
+    });
+    dropped_then_completed(DropReason::WrongLun, |f| {
+        edit_header(f, |h| h.addr.shelf = 0xffff)
+    });
 }
 
 #[test]
@@ -86,7 +100,9 @@ fn hazard_10_right_tag_but_a_request_or_another_version() {
         edit_header(f, |h| h.flags = Flags::REQUEST);
     });
     for version in [0, 2, 15] {
-        dropped_then_completed(DropReason::Version, |f| edit_header(f, |h| h.version = version));
+        dropped_then_completed(DropReason::Version, |f| {
+            edit_header(f, |h| h.version = version)
+        });
     }
 }
 
@@ -108,7 +124,18 @@ fn hazard_14_padding_is_not_data() {
     let (mut sim, _, user, mut frame) = held_answer();
     frame.extend([0xee; 700]);
     let answer = sim.inject(&frame);
-    assert!(matches!(answer, Received::Data { offset: 0, len: 1024, at: 36, .. }), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            Received::Data {
+                offset: 0,
+                len: 1024,
+                at: 36,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
     sim.turn_at_once();
     assert_eq!(sim.results.get(&user), Some(&Ok(())));
 }
@@ -120,14 +147,28 @@ fn hazard_25_tagged_answers_to_untagged_requests() {
     tagged.extend([0x81, 0x00, 0x60, 0x07]);
     tagged.extend(&frame[12..]);
     let answer = sim.inject(&tagged);
-    assert!(matches!(answer, Received::Data { len: 1024, at: 40, .. }), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            Received::Data {
+                len: 1024,
+                at: 40,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
     sim.turn_at_once();
     assert_eq!(sim.results.get(&user), Some(&Ok(())));
 }
 
 #[test]
 fn hazard_25_everything_works_in_a_vlan() {
-    let info = |vlan| aoe_proto::initiator::PortInfo { mac: port_mac(0), mtu: 9000, vlan };
+    let info = |vlan| aoe_proto::initiator::PortInfo {
+        mac: port_mac(0),
+        mtu: 9000,
+        vlan,
+    };
     for (vlan, strips) in [(Some(0x6123), false), (Some(0x6123), true), (None, false)] {
         let mut sim = Sim::with_port_infos(config(), vec![info(vlan)]);
         sim.add_target(at(1, 1), 1_000);
@@ -183,7 +224,13 @@ fn hazard_12_each_aoe_error_fails_the_io_at_once() {
 
 #[test]
 fn hazard_13_ata_failures_copy_nothing() {
-    let bits = [ata_status::ERR, ata_status::DF, ata_status::DRQ, ata_status::BSY, 0xff];
+    let bits = [
+        ata_status::ERR,
+        ata_status::DF,
+        ata_status::DRQ,
+        ata_status::BSY,
+        0xff,
+    ];
     for op in [Op::Read, Op::Write, Op::Flush, Op::Trim] {
         for bit in bits {
             let status = ata_status::DRDY | bit;
@@ -196,7 +243,9 @@ fn hazard_13_ata_failures_copy_nothing() {
     // The data that comes with a failure is not copied either; the harness looks for it.
     let (status, error) = (ata_status::DRDY | ata_status::ERR, ata_error::UNC);
     fails_at_once(Op::Read, IoError::Ata { status, error }, move |f| {
-        edit_ata(f, |a| (a.command_or_status, a.feature_or_error) = (status, error));
+        edit_ata(f, |a| {
+            (a.command_or_status, a.feature_or_error) = (status, error)
+        });
         f[36..].fill(0x11);
     });
 }
@@ -207,7 +256,16 @@ fn hazard_13_an_io_past_the_real_end_fails_and_the_rest_of_it_is_not_sent() {
     sim.disk(0).sectors = 500;
     let user = sim.read(lun, 490, 500);
     let result = sim.wait(user);
-    assert!(matches!(result, Err(IoError::Ata { error: ata_error::IDNF, .. })), "{result:?}");
+    assert!(
+        matches!(
+            result,
+            Err(IoError::Ata {
+                error: ata_error::IDNF,
+                ..
+            })
+        ),
+        "{result:?}"
+    );
     assert!(sim.sent_ata(ata_cmd::READ_EXT).len() < 100);
     sim.finish();
 }
@@ -225,7 +283,9 @@ fn aborts_flush_ext(flushes: usize) {
         }
         Fate::Pass
     });
-    let users: Vec<u64> = (0..flushes).map(|_| sim.submit(lun, Op::Flush, 0, 0).unwrap()).collect();
+    let users: Vec<u64> = (0..flushes)
+        .map(|_| sim.submit(lun, Op::Flush, 0, 0).unwrap())
+        .collect();
     for user in users {
         assert_eq!(sim.wait(user), Ok(()));
     }
@@ -245,15 +305,33 @@ fn hazard_20_two_refused_flush_exts_become_flushes() {
 
 #[test]
 fn hazard_22_forged_answers_complete_nothing() {
-    let (mut sim, lun) = Sim::one(Config { luns: 4, ..config() }, 1500, 1 << 20);
+    let (mut sim, lun) = Sim::one(
+        Config {
+            luns: 4,
+            ..config()
+        },
+        1500,
+        1 << 20,
+    );
     // Answers of all kinds, all of them stale by now.
     sim.record_received = true;
-    for (op, sectors) in [(Op::Read, 20), (Op::Write, 20), (Op::Flush, 0), (Op::Trim, 9)] {
+    for (op, sectors) in [
+        (Op::Read, 20),
+        (Op::Write, 20),
+        (Op::Flush, 0),
+        (Op::Trim, 9),
+    ] {
         let user = sim.submit(lun, op, 50, sectors).unwrap();
         sim.wait(user).unwrap();
     }
     let mut seeds = std::mem::take(&mut sim.received);
-    seeds.push(config_frame(sim.host_frame_dst(), host_mac(0), at(1, 1), 1, 0));
+    seeds.push(config_frame(
+        sim.host_frame_dst(),
+        host_mac(0),
+        at(1, 1),
+        1,
+        0,
+    ));
     sim.record_received = false;
     sim.run(5 * SEC);
     // Reads and writes in flight, none of which is ever answered.
@@ -269,16 +347,24 @@ fn hazard_22_forged_answers_complete_nothing() {
     for i in 0..1_000_000 {
         let frame = forge(&mut random, &seeds);
         let tag = tag_of(&frame);
-        if sim.sent[from..].iter().any(|sent| tag == Some(sent.info.header.tag)) {
+        if sim.sent[from..]
+            .iter()
+            .any(|sent| tag == Some(sent.info.header.tag))
+        {
             continue;
         }
-        let answer = sim.init.received(0, &frame[..frame.len().min(1064)], frame.len());
+        let answer = sim
+            .init
+            .received(0, &frame[..frame.len().min(1064)], frame.len());
         assert_eq!(answer, Received::Done, "forgery {i}: {frame:x?}");
     }
     assert_eq!(sim.init.next_completion(), None);
     assert_eq!(sim.init.in_flight(), 30);
     let info = sim.init.lun(lun).unwrap();
-    assert_eq!((info.rto_ns, info.state, info.mac), (rtt, LunState::Up, host_mac(0)));
+    assert_eq!(
+        (info.rto_ns, info.state, info.mac),
+        (rtt, LunState::Up, host_mac(0))
+    );
     let used = sim.init.drops().total() + sim.init.counters().announcements;
     assert!(used > 900_000, "{used} of a million were looked at");
     sim.no_faults();
@@ -287,7 +373,9 @@ fn hazard_22_forged_answers_complete_nothing() {
 }
 
 fn tag_of(frame: &[u8]) -> Option<Tag> {
-    aoe_proto::wire::Header::parse(frame).ok().map(|(header, _)| header.tag)
+    aoe_proto::wire::Header::parse(frame)
+        .ok()
+        .map(|(header, _)| header.tag)
 }
 
 /// Random bytes, or a stale answer that was changed here and there.
@@ -347,7 +435,13 @@ fn identify_is_tried_again_after_errors() {
     identify_recovers(8, |_| Fate::Drop);
     // A disk of no sectors: nobody can use it.
     identify_recovers(2, |f| {
-        edit_identify(f, |word, value| if matches!(word, 60 | 61 | 100..) { 0 } else { value });
+        edit_identify(f, |word, value| {
+            if matches!(word, 60 | 61 | 100..) {
+                0
+            } else {
+                value
+            }
+        });
         Fate::Pass
     });
 }

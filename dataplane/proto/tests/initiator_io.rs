@@ -32,7 +32,10 @@ fn all_operations(mtu: u32, is_lba28: bool) {
     assert_eq!(info.sectors, 1 << 20);
     assert_eq!(info.identify.unwrap().lba48, !is_lba28);
     assert_eq!(info.sectors_per_frame, (mtu - 22) / 512);
-    assert!(sim.has_event(&Event::Up { lun, changed: false }));
+    assert!(sim.has_event(&Event::Up {
+        lun,
+        changed: false
+    }));
     for (lba, sectors) in [(0, 1), (7, 100), ((1 << 20) - 33, 33)] {
         let user = sim.write(lun, lba, sectors);
         assert_eq!(sim.wait(user), Ok(()));
@@ -45,7 +48,10 @@ fn all_operations(mtu: u32, is_lba28: bool) {
     assert_eq!(sim.disk(0).flushes, 1);
     let user = sim.submit(lun, Op::Trim, 77, 70_000).unwrap();
     assert_eq!(sim.wait(user), Ok(()));
-    assert_eq!(sim.disk(0).trimmed, [(77, 65_535), (77 + 65_535, 70_000 - 65_535)]);
+    assert_eq!(
+        sim.disk(0).trimmed,
+        [(77, 65_535), (77 + 65_535, 70_000 - 65_535)]
+    );
     let (write, read, flush) = match is_lba28 {
         true => (ata_cmd::WRITE, ata_cmd::READ, ata_cmd::FLUSH),
         false => (ata_cmd::WRITE_EXT, ata_cmd::READ_EXT, ata_cmd::FLUSH_EXT),
@@ -87,7 +93,14 @@ fn sectors_beyond_32_bits_are_reached() {
     }
     let past = sim.submit(lun, Op::Read, last, 9);
     let capacity = (1 << 48) - 1;
-    assert_eq!(past, Err(SubmitError::OutOfRange { lba: last, sectors: 9, capacity }));
+    assert_eq!(
+        past,
+        Err(SubmitError::OutOfRange {
+            lba: last,
+            sectors: 9,
+            capacity
+        })
+    );
     sim.finish();
 }
 
@@ -98,7 +111,10 @@ fn splits_cover_the_io_once_and_end_on_whole_pages() {
         let before = sim.sent.len();
         let user = sim.read(lun, start, 100);
         assert_eq!(sim.wait(user), Ok(()));
-        let pieces: Vec<_> = sim.sent[before..].iter().map(|s| s.info.ata.unwrap()).collect();
+        let pieces: Vec<_> = sim.sent[before..]
+            .iter()
+            .map(|s| s.info.ata.unwrap())
+            .collect();
         let mut next = start;
         for piece in &pieces {
             assert_eq!(piece.lba, next);
@@ -113,7 +129,11 @@ fn splits_cover_the_io_once_and_end_on_whole_pages() {
 
 #[test]
 fn luns_share_the_wire_fairly() {
-    let mut sim = Sim::new(Config { ios: 1024, slots: 1024, ..config() });
+    let mut sim = Sim::new(Config {
+        ios: 1024,
+        slots: 1024,
+        ..config()
+    });
     let luns: Vec<LunId> = (0..32)
         .map(|slot| {
             let host = sim.add_target(at(3, slot), 10_000);
@@ -130,9 +150,16 @@ fn luns_share_the_wire_fairly() {
     }
     let first: Vec<u64> = luns[1..].iter().map(|&lun| sim.read(lun, 0, 32)).collect();
     sim.run_until(SEC, |sim| first.iter().all(|&user| sim.is_done(user)));
-    let last = sim.order.iter().rposition(|user| first.contains(user)).unwrap();
+    let last = sim
+        .order
+        .iter()
+        .rposition(|user| first.contains(user))
+        .unwrap();
     let ahead = last + 1 - first.len();
-    assert!(ahead <= 4, "{ahead} large reads of the first LUN were done before the others");
+    assert!(
+        ahead <= 4,
+        "{ahead} large reads of the first LUN were done before the others"
+    );
     sim.finish();
     assert_eq!(sim.results.len(), 200 + 31);
 }
@@ -144,18 +171,31 @@ fn refused_submissions_leave_no_trace() {
     let absent = sim.init.add_lun(at(9, 9)).unwrap();
     assert_eq!(sim.init.add_lun(at(9, 9)), Some(absent));
     assert_eq!(sim.init.add_lun(at(0xffff, 1)), None);
-    assert_eq!(sim.submit(absent, Op::Read, 0, 1), Err(SubmitError::NotReady));
-    assert_eq!(sim.submit(LunId(40), Op::Read, 0, 1), Err(SubmitError::NoSuchLun));
+    assert_eq!(
+        sim.submit(absent, Op::Read, 0, 1),
+        Err(SubmitError::NotReady)
+    );
+    assert_eq!(
+        sim.submit(LunId(40), Op::Read, 0, 1),
+        Err(SubmitError::NoSuchLun)
+    );
     let lun = sim.up(at(1, 1));
     for op in [Op::Read, Op::Write, Op::Trim] {
         assert_eq!(sim.submit(lun, op, 0, 0), Err(SubmitError::Empty));
         for lba in [1_000, 994, u64::MAX, u64::MAX - 6] {
-            let past = SubmitError::OutOfRange { lba, sectors: 7, capacity: 1_000 };
+            let past = SubmitError::OutOfRange {
+                lba,
+                sectors: 7,
+                capacity: 1_000,
+            };
             assert_eq!(sim.submit(lun, op, lba, 7), Err(past));
         }
     }
     let sectors = u32::MAX / 512 + 1;
-    assert_eq!(sim.submit(lun, Op::Read, 0, sectors), Err(SubmitError::TooLarge { sectors }));
+    assert_eq!(
+        sim.submit(lun, Op::Read, 0, sectors),
+        Err(SubmitError::TooLarge { sectors })
+    );
     assert_eq!((sim.init.in_flight(), sim.init.is_full()), (0, false));
     sim.read(lun, 0, 1);
     sim.read(lun, 0, 1);
@@ -220,13 +260,31 @@ fn table_sizes_of_zero_are_errors_or_harmless() {
         assert_eq!(refused, Err(ConfigError::Slots { slots, cores: 1 }));
     }
     assert_eq!(make(Config { ios: 0, ..config() }), Err(ConfigError::Ios));
-    let refused = make(Config { core: 2, cores: 2, ..config() });
+    let refused = make(Config {
+        core: 2,
+        cores: 2,
+        ..config()
+    });
     assert_eq!(refused, Err(ConfigError::Core { core: 2, cores: 2 }));
-    assert_eq!(make(Config { cores: 0, ..config() }), Ok(()));
+    assert_eq!(
+        make(Config {
+            cores: 0,
+            ..config()
+        }),
+        Ok(())
+    );
 
-    let mut none = Initiator::new(Config { luns: 0, ..config() }).unwrap();
+    let mut none = Initiator::new(Config {
+        luns: 0,
+        ..config()
+    })
+    .unwrap();
     assert_eq!(none.add_lun(at(1, 1)), None);
-    let info = PortInfo { mac: port_mac(0), mtu: 1500, vlan: None };
+    let info = PortInfo {
+        mac: port_mac(0),
+        mtu: 1500,
+        vlan: None,
+    };
     for port in 0..8 {
         assert_eq!(none.add_port(info), Ok(port));
     }
@@ -243,7 +301,14 @@ fn zero_intervals_and_a_zero_window_still_work() {
         cores: 0,
         ..config()
     };
-    let (mut sim, lun) = Sim::one(Config { discovery_interval_ns: SEC, ..odd }, 1500, 1_000);
+    let (mut sim, lun) = Sim::one(
+        Config {
+            discovery_interval_ns: SEC,
+            ..odd
+        },
+        1500,
+        1_000,
+    );
     assert_eq!(sim.init.lun(lun).unwrap().window, 1);
     let user = sim.write(lun, 0, 100);
     assert_eq!(sim.wait(user), Ok(()));
@@ -253,11 +318,19 @@ fn zero_intervals_and_a_zero_window_still_work() {
 
 #[test]
 fn a_table_with_no_luns_takes_no_luns() {
-    let mut sim = Sim::new(Config { luns: 0, ..config() });
+    let mut sim = Sim::new(Config {
+        luns: 0,
+        ..config()
+    });
     sim.add_target(at(1, 1), 1_000);
     sim.run(SEC);
     assert_eq!(sim.init.luns().count(), 0);
-    assert!(sim.init.drops().get(aoe_proto::initiator::DropReason::Unwanted) > 0);
+    assert!(
+        sim.init
+            .drops()
+            .get(aoe_proto::initiator::DropReason::Unwanted)
+            > 0
+    );
 }
 
 #[test]
@@ -269,7 +342,11 @@ fn abort_all_completes_everything_once() {
     assert!(sim.results.is_empty());
     sim.init.abort_all();
     sim.turn_at_once();
-    assert!(users.iter().all(|user| sim.results.get(user) == Some(&Err(IoError::Aborted))));
+    assert!(
+        users
+            .iter()
+            .all(|user| sim.results.get(user) == Some(&Err(IoError::Aborted)))
+    );
     sim.finish();
     assert_eq!(sim.init.lun(lun).unwrap().stats.failed, 40);
     // The LUN is still up, and takes I/O.
@@ -282,7 +359,9 @@ fn abort_all_completes_everything_once() {
 fn abort_all_does_not_lose_a_lun_that_is_coming_up() {
     let mut sim = Sim::new(config());
     sim.add_target(at(1, 1), 1_000);
-    sim.run_until(SEC, |sim| sim.init.luns().any(|l| l.state == LunState::Identifying));
+    sim.run_until(SEC, |sim| {
+        sim.init.luns().any(|l| l.state == LunState::Identifying)
+    });
     sim.init.abort_all();
     sim.up(at(1, 1));
     sim.finish();

@@ -10,20 +10,35 @@ use std::collections::HashMap;
 
 /// Reads and writes much at once to a target that says this, and counts what is unanswered at once.
 fn window_is_respected(buffer_count: u16, window_max: u32, expected: usize) {
-    let config = Config { window_max, slots: 1024, ios: 512, ..config() };
+    let config = Config {
+        window_max,
+        slots: 1024,
+        ios: 512,
+        ..config()
+    };
     let mut sim = Sim::with_ports(config, &[1500]);
     sim.add_target(at(1, 1), 1 << 20);
     sim.target_config(0).buffer_count = buffer_count;
     let lun = sim.up(at(1, 1));
     let mut random = Random(3);
-    sim.on_wire(move |_, _| if random.chance(3) { Fate::Drop } else { Fate::Pass });
+    sim.on_wire(move |_, _| {
+        if random.chance(3) {
+            Fate::Drop
+        } else {
+            Fate::Pass
+        }
+    });
     for i in 0..400 {
         let op = if i % 2 == 0 { Op::Read } else { Op::Write };
         sim.submit(lun, op, i * 10, 4).unwrap();
     }
     sim.finish();
     assert!(sim.results.values().all(Result::is_ok));
-    assert_eq!(sim.max_open[&at(1, 1)], expected, "buffer count {buffer_count}");
+    assert_eq!(
+        sim.max_open[&at(1, 1)],
+        expected,
+        "buffer count {buffer_count}"
+    );
 }
 
 #[test]
@@ -36,9 +51,14 @@ fn hazard_15_any_buffer_count_works_and_is_respected() {
 
 #[test]
 fn hazard_15_any_number_of_sectors_works() {
-    for (mtu, max, expected) in
-        [(1500, 0, 1), (9000, 0, 1), (1500, 255, 2), (9000, 255, 17), (576, 255, 1), (9000, 9, 9)]
-    {
+    for (mtu, max, expected) in [
+        (1500, 0, 1),
+        (9000, 0, 1),
+        (1500, 255, 2),
+        (9000, 255, 17),
+        (576, 255, 1),
+        (9000, 9, 9),
+    ] {
         let mut sim = Sim::with_ports(config(), &[mtu]);
         sim.add_target(at(1, 1), 10_000);
         // It says so, but takes what fits its own frames.
@@ -61,7 +81,14 @@ fn hazard_15_any_number_of_sectors_works() {
 
 /// The target takes smaller frames from now on, while much is in flight.
 fn shrinks_in_use(to: u8, doubled: bool) {
-    let (mut sim, lun) = Sim::one(Config { slots: 512, ..config() }, 9000, 100_000);
+    let (mut sim, lun) = Sim::one(
+        Config {
+            slots: 512,
+            ..config()
+        },
+        9000,
+        100_000,
+    );
     // Later broadcasts would tell as well.
     sim.run(5 * SEC);
     for i in 0..20 {
@@ -70,7 +97,13 @@ fn shrinks_in_use(to: u8, doubled: bool) {
     }
     sim.run(200 * US);
     if doubled {
-        sim.on_wire(|way, _| if way == Way::ToInitiator { Fate::Twice(0) } else { Fate::Pass });
+        sim.on_wire(|way, _| {
+            if way == Way::ToInitiator {
+                Fate::Twice(0)
+            } else {
+                Fate::Pass
+            }
+        });
     }
     sim.target_config(0).max_sectors = to;
     sim.finish();
@@ -142,7 +175,10 @@ fn hazard_18_a_second_disk_with_the_same_address_is_refused() {
     let used = sim.init.lun(lun).unwrap();
     let other = if used.mac == host_mac(0) { 1 } else { 0 };
     assert_eq!(used.stranger, Some(host_mac(other)));
-    let duplicate = Event::Duplicate { lun, mac: host_mac(other) };
+    let duplicate = Event::Duplicate {
+        lun,
+        mac: host_mac(other),
+    };
     assert_eq!(sim.events.iter().filter(|e| **e == duplicate).count(), 1);
     for i in 0..20 {
         let user = sim.write(lun, i * 10, 10);
@@ -175,7 +211,11 @@ fn hazard_19_an_announcement_with_version_0_is_heard() {
 
 #[test]
 fn hazard_19_a_configured_lun_is_heard_without_discovery() {
-    let mut sim = Sim::new(Config { discover: false, probe_interval_ns: 20 * SEC, ..config() });
+    let mut sim = Sim::new(Config {
+        discover: false,
+        probe_interval_ns: 20 * SEC,
+        ..config()
+    });
     let lun = sim.init.add_lun(at(5, 5)).unwrap();
     sim.run(10 * SEC);
     sim.add_target(at(5, 5), 1_000);
@@ -190,7 +230,10 @@ fn hazard_19_a_configured_lun_is_heard_without_discovery() {
 
 /// The capacity that the LUN has when it is back after a loss.
 fn back_with(sectors: u64, changed: bool) {
-    let config = Config { loss_timeout_ns: SEC, ..config() };
+    let config = Config {
+        loss_timeout_ns: SEC,
+        ..config()
+    };
     let (mut sim, lun) = Sim::one(config, 1500, 1_000);
     sim.hosts[0].alive = false;
     let user = sim.read(lun, 900, 100);
@@ -199,11 +242,22 @@ fn back_with(sectors: u64, changed: bool) {
     sim.disk(0).sectors = sectors;
     sim.hosts[0].alive = true;
     sim.up(at(1, 1));
-    assert!(sim.has_event(&Event::Up { lun, changed }), "{:?}", sim.events);
+    assert!(
+        sim.has_event(&Event::Up { lun, changed }),
+        "{:?}",
+        sim.events
+    );
     let last = sim.read(lun, sectors - 1, 1);
     assert_eq!(sim.wait(last), Ok(()));
     let past = sim.submit(lun, Op::Read, sectors, 1);
-    assert_eq!(past, Err(SubmitError::OutOfRange { lba: sectors, sectors: 1, capacity: sectors }));
+    assert_eq!(
+        past,
+        Err(SubmitError::OutOfRange {
+            lba: sectors,
+            sectors: 1,
+            capacity: sectors
+        })
+    );
     sim.finish();
 }
 
@@ -221,7 +275,11 @@ fn hazard_21_users_are_told_of_a_new_capacity_without_a_loss() {
     sim.disk(0).sectors = 5_000;
     sim.inject(&config_frame(Mac::BROADCAST, host_mac(0), at(1, 1), 0, 0));
     sim.run(2 * SEC);
-    assert!(sim.has_event(&Event::Up { lun, changed: true }), "{:?}", sim.events);
+    assert!(
+        sim.has_event(&Event::Up { lun, changed: true }),
+        "{:?}",
+        sim.events
+    );
     assert_eq!(sim.init.lun(lun).unwrap().sectors, 5_000);
 }
 
@@ -232,7 +290,16 @@ fn hazard_21_io_past_a_new_end_fails_cleanly() {
     for op in [Op::Read, Op::Write] {
         let user = sim.submit(lun, op, 600, 8).unwrap();
         let result = sim.wait(user);
-        assert!(matches!(result, Err(IoError::Ata { error: ata_error::IDNF, .. })), "{result:?}");
+        assert!(
+            matches!(
+                result,
+                Err(IoError::Ata {
+                    error: ata_error::IDNF,
+                    ..
+                })
+            ),
+            "{result:?}"
+        );
     }
     sim.finish();
 }
@@ -243,14 +310,25 @@ fn tags_rest(loss_percent: u64) -> Sim {
     let (cores, slots) = (1 << 16, 256);
     assert_eq!(TagLayout::new(0, cores, slots).unwrap().gen_mask(), 0xff);
     let lifetime = 300 * MS;
-    let mut sim = Sim::new(Config { cores, slots, frame_lifetime_ns: lifetime, ..config() });
+    let mut sim = Sim::new(Config {
+        cores,
+        slots,
+        frame_lifetime_ns: lifetime,
+        ..config()
+    });
     // So many cores share a buffer count that each may send one command to each LUN.
     for slot in 0..60 {
         sim.add_target(at(1, slot), 1_000);
     }
     let luns: Vec<_> = (0..60).map(|slot| sim.up(at(1, slot))).collect();
     let mut random = Random(9);
-    sim.on_wire(move |_, _| if random.chance(loss_percent) { Fate::Drop } else { Fate::Pass });
+    sim.on_wire(move |_, _| {
+        if random.chance(loss_percent) {
+            Fate::Drop
+        } else {
+            Fate::Pass
+        }
+    });
     let from = sim.now;
     while sim.now < from + SEC {
         for &lun in &luns {
@@ -264,7 +342,12 @@ fn tags_rest(loss_percent: u64) -> Sim {
     let mut last: HashMap<u32, u64> = HashMap::new();
     for sent in &sim.sent {
         if let Some(before) = last.insert(sent.info.header.tag.0, sent.at) {
-            assert!(sent.at - before >= lifetime, "{:?} {} ns later", sent, sent.at - before);
+            assert!(
+                sent.at - before >= lifetime,
+                "{:?} {} ns later",
+                sent,
+                sent.at - before
+            );
         }
     }
     sim
@@ -273,7 +356,10 @@ fn tags_rest(loss_percent: u64) -> Sim {
 #[test]
 fn hazard_36_tags_rest_for_a_frame_lifetime() {
     let sim = tags_rest(0);
-    assert!(sim.init.counters().tag_rests > 0, "the test is fast enough to exhaust the tags");
+    assert!(
+        sim.init.counters().tag_rests > 0,
+        "the test is fast enough to exhaust the tags"
+    );
     assert!(sim.results.values().all(Result::is_ok));
 }
 

@@ -10,7 +10,14 @@ use harness::*;
 
 /// Writes everywhere, then reads it back, over a wire with this fault. Returns the sim when idle.
 fn survives(fault: impl FnMut(Way, &mut Vec<u8>) -> Fate + 'static) -> Sim {
-    let (mut sim, lun) = Sim::one(Config { ios: 512, ..config() }, 9000, 1 << 20);
+    let (mut sim, lun) = Sim::one(
+        Config {
+            ios: 512,
+            ..config()
+        },
+        9000,
+        1 << 20,
+    );
     sim.fault = Box::new(fault);
     for op in [Op::Write, Op::Read] {
         for i in 0..100 {
@@ -35,8 +42,13 @@ fn survives(fault: impl FnMut(Way, &mut Vec<u8>) -> Fate + 'static) -> Sim {
 fn everything_completes_once_whatever_the_loss() {
     for percent in [1, 3, 10, 20] {
         let mut random = Random(percent);
-        let sim =
-            survives(move |_, _| if random.chance(percent) { Fate::Drop } else { Fate::Pass });
+        let sim = survives(move |_, _| {
+            if random.chance(percent) {
+                Fate::Drop
+            } else {
+                Fate::Pass
+            }
+        });
         assert!(sim.init.counters().resends > 0, "{percent} %");
     }
 }
@@ -45,26 +57,46 @@ fn everything_completes_once_whatever_the_loss() {
 #[test]
 fn everything_completes_once_at_30_percent() {
     let mut random = Random(30);
-    survives(move |_, _| if random.chance(30) { Fate::Drop } else { Fate::Pass });
+    survives(move |_, _| {
+        if random.chance(30) {
+            Fate::Drop
+        } else {
+            Fate::Pass
+        }
+    });
 }
 
 #[test]
 fn loss_one_way_only() {
     for lossy in [Way::ToTarget, Way::ToInitiator] {
         let mut random = Random(1);
-        survives(
-            move |way, _| {
-                if way == lossy && random.chance(20) { Fate::Drop } else { Fate::Pass }
-            },
-        );
+        survives(move |way, _| {
+            if way == lossy && random.chance(20) {
+                Fate::Drop
+            } else {
+                Fate::Pass
+            }
+        });
     }
 }
 
 #[test]
 fn hazard_08_doubled_answers_are_counted_and_dropped() {
-    let sim = survives(|way, _| if way == Way::ToInitiator { Fate::Twice(0) } else { Fate::Pass });
+    let sim = survives(|way, _| {
+        if way == Way::ToInitiator {
+            Fate::Twice(0)
+        } else {
+            Fate::Pass
+        }
+    });
     assert!(sim.init.drops().get(DropReason::StaleTag) >= 600);
-    let sim = survives(|way, _| if way == Way::ToInitiator { Fate::Twice(MS) } else { Fate::Pass });
+    let sim = survives(|way, _| {
+        if way == Way::ToInitiator {
+            Fate::Twice(MS)
+        } else {
+            Fate::Pass
+        }
+    });
     assert!(sim.init.drops().get(DropReason::StaleTag) >= 600);
     assert_eq!(sim.init.counters().resends, 0);
 }
@@ -72,15 +104,30 @@ fn hazard_08_doubled_answers_are_counted_and_dropped() {
 #[test]
 fn hazard_09_late_answers_do_not_complete_later_io() {
     // Few slots, so that they are used again soon; answers come again much later.
-    let (mut sim, lun) = Sim::one(Config { slots: 32, ..config() }, 1500, 1 << 20);
+    let (mut sim, lun) = Sim::one(
+        Config {
+            slots: 32,
+            ..config()
+        },
+        1500,
+        1 << 20,
+    );
     let mut n = 0;
     sim.on_wire(move |way, _| {
         n += 1;
-        if way == Way::ToInitiator { Fate::Twice(n % 40 * MS) } else { Fate::Pass }
+        if way == Way::ToInitiator {
+            Fate::Twice(n % 40 * MS)
+        } else {
+            Fate::Pass
+        }
     });
     for round in 0..40 {
         for i in 0..20 {
-            let op = if (i + round) % 2 == 0 { Op::Write } else { Op::Read };
+            let op = if (i + round) % 2 == 0 {
+                Op::Write
+            } else {
+                Op::Read
+            };
             sim.submit(lun, op, i * 50 + round, 20).unwrap();
         }
         sim.run_until(SEC, |sim| sim.pending.is_empty());
@@ -105,11 +152,13 @@ fn hazard_11_an_answer_in_the_turn_of_its_timer_prevents_the_resend() {
     let rto = sim.init.lun(lun).unwrap().rto_ns;
     assert!((15 * MS..30 * MS).contains(&rto), "{rto}");
     // The answer is there when the timer is due, by up to two ticks.
-    sim.on_wire(
-        move |way, _| {
-            if way == Way::ToInitiator { Fate::Delay(rto - 100 * US) } else { Fate::Pass }
-        },
-    );
+    sim.on_wire(move |way, _| {
+        if way == Way::ToInitiator {
+            Fate::Delay(rto - 100 * US)
+        } else {
+            Fate::Pass
+        }
+    });
     sim.step_ns = rto + 2 * MS;
     let user = sim.read(lun, 8, 2);
     sim.turn_at_once();
@@ -123,7 +172,10 @@ fn hazard_11_an_answer_in_the_turn_of_its_timer_prevents_the_resend() {
 }
 
 fn impatient() -> Config {
-    Config { loss_timeout_ns: 2 * SEC, ..config() }
+    Config {
+        loss_timeout_ns: 2 * SEC,
+        ..config()
+    }
 }
 
 #[test]
@@ -136,8 +188,14 @@ fn hazard_23_27_a_lost_lun_fails_its_io_once_and_comes_back() {
         let start = sim.now;
         sim.run_until(10 * SEC, |sim| sim.pending.is_empty());
         let waited = sim.now - start;
-        assert!((2 * SEC - MS..7 * SEC).contains(&waited), "lost after {waited} ns");
-        let failed = users.iter().filter(|u| sim.results[u] == Err(IoError::LunLost)).count();
+        assert!(
+            (2 * SEC - MS..7 * SEC).contains(&waited),
+            "lost after {waited} ns"
+        );
+        let failed = users
+            .iter()
+            .filter(|u| sim.results[u] == Err(IoError::LunLost))
+            .count();
         assert!(failed > 30, "{failed}");
         assert_eq!(sim.init.lun(lun).unwrap().state, LunState::Lost);
         assert_eq!(sim.submit(lun, Op::Read, 0, 1), Err(SubmitError::NotReady));
@@ -147,7 +205,11 @@ fn hazard_23_27_a_lost_lun_fails_its_io_once_and_comes_back() {
         assert!(sim.now - start < 2 * SEC, "it is looked for every second");
         let user = sim.read(lun, 50_000, 30);
         assert_eq!(sim.wait(user), Ok(()));
-        let lost = sim.events.iter().filter(|e| **e == Event::Lost { lun }).count();
+        let lost = sim
+            .events
+            .iter()
+            .filter(|e| **e == Event::Lost { lun })
+            .count();
         assert_eq!(lost, round + 1);
     }
     sim.finish();
@@ -194,7 +256,11 @@ fn cannot_send(prepare: impl Fn(&mut Sim, LunId)) {
     let (mut sim, lun) = Sim::one(impatient(), 1500, 100_000);
     prepare(&mut sim, lun);
     sim.run_until(20 * SEC, |sim| sim.pending.is_empty());
-    assert!(sim.results.values().all(|r| *r == Err(IoError::LunLost)), "{:?}", sim.results);
+    assert!(
+        sim.results.values().all(|r| *r == Err(IoError::LunLost)),
+        "{:?}",
+        sim.results
+    );
     sim.init.set_blocked(0, false);
     sim.take_frames(0);
     sim.up(at(1, 1));
@@ -302,22 +368,37 @@ fn one_command_that_is_never_answered_fails_alone_in_a_window_of_1() {
 
 #[test]
 fn timeouts_are_bounded_in_number() {
-    let limits =
-        PacingLimits { rto_min_ns: 20 * MS, rto_max_ns: 1_000 * MS, rto_initial_ns: 200 * MS };
-    let config = Config { pacing: limits, loss_timeout_ns: 10 * SEC, ..config() };
+    let limits = PacingLimits {
+        rto_min_ns: 20 * MS,
+        rto_max_ns: 1_000 * MS,
+        rto_initial_ns: 200 * MS,
+    };
+    let config = Config {
+        pacing: limits,
+        loss_timeout_ns: 10 * SEC,
+        ..config()
+    };
     let (mut sim, lun) = Sim::one(config, 1500, 100_000);
     sim.hosts[0].alive = false;
     let before = sim.sent.len();
     let user = sim.read(lun, 0, 1);
     assert_eq!(sim.wait(user), Err(IoError::LunLost));
-    let copies = sim.sent[before..].iter().filter(|s| s.info.ata.is_some()).count();
+    let copies = sim.sent[before..]
+        .iter()
+        .filter(|s| s.info.ata.is_some())
+        .count();
     // 20, 40, .. 640 ms, then once a second.
     assert!((8..=20).contains(&copies), "{copies}");
 }
 
 /// A second passes in which the core does not run; then it works off what came in.
 fn pause(rx_burst: usize, pause_ns: u64) -> u64 {
-    let config = Config { slots: 1024, ios: 512, window_max: 256, ..config() };
+    let config = Config {
+        slots: 1024,
+        ios: 512,
+        window_max: 256,
+        ..config()
+    };
     let mut sim = Sim::new(config);
     sim.add_target(at(1, 1), 1 << 20);
     sim.target_config(0).buffer_count = 1024;
@@ -390,7 +471,11 @@ fn hazard_28_a_clock_that_jumps_back_is_survived() {
 
 #[test]
 fn absent_luns_do_not_starve_the_others() {
-    let mut sim = Sim::new(Config { slots: 64, luns: 256, ..config() });
+    let mut sim = Sim::new(Config {
+        slots: 64,
+        luns: 256,
+        ..config()
+    });
     sim.add_target(at(1, 1), 10_000);
     let lun = sim.up(at(1, 1));
     for slot in 0..200 {
@@ -400,7 +485,11 @@ fn absent_luns_do_not_starve_the_others() {
         let start = sim.now;
         let user = sim.read(lun, 0, 8);
         assert_eq!(sim.wait(user), Ok(()));
-        assert!(sim.now - start < 20 * MS, "a read took {} ns", sim.now - start);
+        assert!(
+            sim.now - start < 20 * MS,
+            "a read took {} ns",
+            sim.now - start
+        );
         sim.run(100 * MS);
     }
 }

@@ -14,16 +14,40 @@ const SECTORS: u64 = 400;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Submit { lun: usize, op: Op, lba: u64, sectors: u32 },
-    Run { us: u64 },
-    Wire { loss: u64, double: u64, delay_ms: u64 },
-    Alive { host: usize, alive: bool },
+    Submit {
+        lun: usize,
+        op: Op,
+        lba: u64,
+        sectors: u32,
+    },
+    Run {
+        us: u64,
+    },
+    Wire {
+        loss: u64,
+        double: u64,
+        delay_ms: u64,
+    },
+    Alive {
+        host: usize,
+        alive: bool,
+    },
     Stuck(bool),
     Blocked(bool),
-    MaxSectors { host: usize, max: u8 },
-    BufferCount { host: usize, count: u16 },
-    Abort { lun: usize },
-    Pause { ms: u64 },
+    MaxSectors {
+        host: usize,
+        max: u8,
+    },
+    BufferCount {
+        host: usize,
+        count: u16,
+    },
+    Abort {
+        lun: usize,
+    },
+    Pause {
+        ms: u64,
+    },
     Rescan,
 }
 
@@ -32,8 +56,14 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let submit = (0..2_usize, op(), 0..SECTORS, 1..80_u32)
-        .prop_map(|(lun, op, lba, sectors)| Step::Submit { lun, op, lba, sectors });
+    let submit = (0..2_usize, op(), 0..SECTORS, 1..80_u32).prop_map(|(lun, op, lba, sectors)| {
+        Step::Submit {
+            lun,
+            op,
+            lba,
+            sectors,
+        }
+    });
     prop_oneof![
         30 => submit,
         6 => (50..3_000_u64).prop_map(|us| Step::Run { us }),
@@ -52,8 +82,11 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn make(seed: u64, mtu: u32, slots: u32, zero_copy: bool) -> (Sim, [LunId; 2]) {
-    let pacing =
-        PacingLimits { rto_min_ns: 20 * MS, rto_max_ns: 100 * MS, rto_initial_ns: 50 * MS };
+    let pacing = PacingLimits {
+        rto_min_ns: 20 * MS,
+        rto_max_ns: 100 * MS,
+        rto_initial_ns: 50 * MS,
+    };
     let config = Config {
         slots,
         ios: 24,
@@ -98,9 +131,18 @@ fn set_wire(sim: &mut Sim, seed: u64, loss: u64, double: u64, delay_ms: u64) {
 
 fn run(sim: &mut Sim, luns: [LunId; 2], seed: u64, step: Step) {
     match step {
-        Step::Submit { lun, op, lba, sectors } => submit(sim, luns[lun], op, lba, sectors),
+        Step::Submit {
+            lun,
+            op,
+            lba,
+            sectors,
+        } => submit(sim, luns[lun], op, lba, sectors),
         Step::Run { us } => sim.run(us * US),
-        Step::Wire { loss, double, delay_ms } => set_wire(sim, seed, loss, double, delay_ms),
+        Step::Wire {
+            loss,
+            double,
+            delay_ms,
+        } => set_wire(sim, seed, loss, double, delay_ms),
         Step::Alive { host, alive } => sim.hosts[host].alive = alive,
         Step::Stuck(stuck) => sim.stuck[0] = stuck,
         Step::Blocked(blocked) => sim.init.set_blocked(0, blocked),
@@ -127,7 +169,9 @@ fn heal_and_check(sim: &mut Sim, luns: [LunId; 2]) {
         host.alive = true;
     }
     sim.run_until(60 * SEC, |sim| sim.pending.is_empty());
-    sim.run_until(60 * SEC, |sim| sim.init.luns().all(|lun| lun.state == LunState::Up));
+    sim.run_until(60 * SEC, |sim| {
+        sim.init.luns().all(|lun| lun.state == LunState::Up)
+    });
     sim.finish();
     for lun in luns {
         let user = sim.read(lun, 0, SECTORS as u32);

@@ -10,7 +10,14 @@ use harness::*;
 
 /// A LUN that is up, whose ring is stuck from now on, and whose driver never says what has left.
 fn stuck(config: Config) -> (Sim, LunId) {
-    let (mut sim, lun) = Sim::one(Config { loss_timeout_ns: SEC, ..config }, 1500, 10_000);
+    let (mut sim, lun) = Sim::one(
+        Config {
+            loss_timeout_ns: SEC,
+            ..config
+        },
+        1500,
+        10_000,
+    );
     sim.zero_copy = true;
     sim.reports_released = false;
     sim.run(5 * SEC);
@@ -23,7 +30,13 @@ fn writes_from_the_callers_buffer_arrive() {
     let (mut sim, lun) = Sim::one(config(), 9000, 100_000);
     sim.zero_copy = true;
     let mut random = Random(8);
-    sim.on_wire(move |_, _| if random.chance(10) { Fate::Drop } else { Fate::Pass });
+    sim.on_wire(move |_, _| {
+        if random.chance(10) {
+            Fate::Drop
+        } else {
+            Fate::Pass
+        }
+    });
     for i in 0..50 {
         sim.write(lun, i * 100, 60);
     }
@@ -45,7 +58,11 @@ fn hazard_01_an_answer_gives_earlier_buffers_of_its_ring_back() {
     let mut n = 0;
     sim.on_wire(move |way, _| {
         n += usize::from(way == Way::ToInitiator);
-        if way == Way::ToInitiator && n == 1 { Fate::Drop } else { Fate::Pass }
+        if way == Way::ToInitiator && n == 1 {
+            Fate::Drop
+        } else {
+            Fate::Pass
+        }
     });
     let first = sim.write(lun, 0, 2);
     sim.turn_at_once();
@@ -69,7 +86,13 @@ fn hazard_01_an_answer_to_an_old_copy_says_nothing_of_later_frames() {
     sim.run(5 * SEC);
     sim.zero_copy = true;
     sim.reports_released = false;
-    sim.on_wire(|way, _| if way == Way::ToInitiator { Fate::Delay(150 * MS) } else { Fate::Pass });
+    sim.on_wire(|way, _| {
+        if way == Way::ToInitiator {
+            Fate::Delay(150 * MS)
+        } else {
+            Fate::Pass
+        }
+    });
     let answered = sim.write(lun, 0, 2);
     sim.turn_at_once();
     sim.stuck[0] = true;
@@ -93,7 +116,10 @@ fn hazard_31_a_lost_luns_buffers_stay_while_the_ring_may_send_them() {
     let users: Vec<u64> = (0..5).map(|i| sim.write(lun, i * 10, 4)).collect();
     sim.run(20 * SEC);
     assert_eq!(sim.init.lun(lun).unwrap().state, LunState::Lost);
-    assert!(sim.results.is_empty(), "buffers came back while the ring was stuck");
+    assert!(
+        sim.results.is_empty(),
+        "buffers came back while the ring was stuck"
+    );
     assert_eq!(sim.init.draining().len(), 10);
     assert_eq!(sim.init.counters().drained, 10);
     // The ring moves; nobody reports it, but probes are answered behind it.
@@ -136,7 +162,12 @@ fn hazard_31_an_aborted_write_is_flushed_out_by_a_probe() {
     sim.stuck[0] = true;
     let user = sim.write(lun, 0, 4);
     sim.turn();
-    let queries = |sim: &Sim| sim.sent.iter().filter(|s| s.info.header.command == 1).count();
+    let queries = |sim: &Sim| {
+        sim.sent
+            .iter()
+            .filter(|s| s.info.header.command == 1)
+            .count()
+    };
     let before = queries(&sim);
     sim.init.abort_all();
     sim.run(50 * MS);
@@ -144,7 +175,11 @@ fn hazard_31_an_aborted_write_is_flushed_out_by_a_probe() {
     // The write's own answers are lost.
     sim.on_wire(|way, frame| {
         let is_ata = info(frame).header.command == 0;
-        if way == Way::ToInitiator && is_ata { Fate::Drop } else { Fate::Pass }
+        if way == Way::ToInitiator && is_ata {
+            Fate::Drop
+        } else {
+            Fate::Pass
+        }
     });
     sim.stuck[0] = false;
     sim.run_until(SEC, |sim| sim.is_done(user));
@@ -158,7 +193,14 @@ fn hazard_31_an_aborted_write_is_flushed_out_by_a_probe() {
 /// Another LUN's write is answered behind it on the same ring.
 #[test]
 fn hazard_31_any_later_answer_on_the_port_gives_the_buffer_back() {
-    let (mut sim, dead) = Sim::one(Config { loss_timeout_ns: SEC, ..config() }, 1500, 10_000);
+    let (mut sim, dead) = Sim::one(
+        Config {
+            loss_timeout_ns: SEC,
+            ..config()
+        },
+        1500,
+        10_000,
+    );
     sim.add_target(at(1, 2), 10_000);
     let other = sim.up(at(1, 2));
     // Broadcasts, which the other LUN would answer, have become rare.
@@ -178,7 +220,11 @@ fn hazard_31_any_later_answer_on_the_port_gives_the_buffer_back() {
 /// As above, but the other LUN is idle: a probe has to find somebody who answers.
 #[test]
 fn hazard_31_a_probe_asks_a_lun_that_can_answer() {
-    let config = Config { loss_timeout_ns: SEC, discover: false, ..config() };
+    let config = Config {
+        loss_timeout_ns: SEC,
+        discover: false,
+        ..config()
+    };
     let mut sim = Sim::new(config);
     for slot in [1, 2] {
         sim.add_target(at(1, slot), 10_000);
@@ -196,7 +242,11 @@ fn hazard_31_a_probe_asks_a_lun_that_can_answer() {
 /// As above, but the LUN has come back on another port meanwhile: the old ring has to be asked.
 #[test]
 fn hazard_31_a_probe_goes_to_the_ring_that_holds_the_buffer() {
-    let config = Config { loss_timeout_ns: SEC, discover: false, ..config() };
+    let config = Config {
+        loss_timeout_ns: SEC,
+        discover: false,
+        ..config()
+    };
     let mut sim = Sim::with_ports(config, &[1500, 1500]);
     sim.add_target(at(1, 1), 10_000);
     sim.init.add_lun(at(1, 1)).unwrap();
@@ -211,7 +261,10 @@ fn hazard_31_a_probe_goes_to_the_ring_that_holds_the_buffer() {
     assert_eq!(sim.init.lun(lun).unwrap().port, 1);
     let again = sim.write(lun, 100, 2);
     assert_eq!(sim.wait(again), Ok(()));
-    assert!(!sim.is_done(user), "another port's answer says nothing about this ring");
+    assert!(
+        !sim.is_done(user),
+        "another port's answer says nothing about this ring"
+    );
     // What was on that ring goes nowhere; what is put there from now on is answered.
     sim.stuck[0] = false;
     sim.run(10 * MS);

@@ -205,7 +205,10 @@ fn unanswered_bus_is_no_disk() {
     let identify = Identify::parse(&[0xff; SECTOR]).unwrap();
     assert!(!identify.lba48 && !identify.flush && !identify.flush_ext && !identify.write_cache);
     assert!(!identify.trim && !identify.trim_zeroes && identify.wwn.is_none());
-    assert_eq!((identify.logical_sector, identify.physical_sector), (512, 512));
+    assert_eq!(
+        (identify.logical_sector, identify.physical_sector),
+        (512, 512)
+    );
     let identify = Identify::parse(&[0; SECTOR]).unwrap();
     assert_eq!(
         (identify.lba48, identify.sectors, identify.serial_str()),
@@ -237,7 +240,10 @@ fn identify_bits_are_where_ata_puts_them() {
     assert!(identify.trim && identify.trim_zeroes);
     assert_eq!(identify.sectors, 0x1234_5678);
     assert_eq!(identify.wwn, Some(0x5000_c500_1234_5678));
-    assert_eq!((identify.logical_sector, identify.physical_sector), (512, 4096));
+    assert_eq!(
+        (identify.logical_sector, identify.physical_sector),
+        (512, 4096)
+    );
     assert_eq!(identify.serial_str(), "AB");
 }
 
@@ -259,9 +265,18 @@ fn a_promise_needs_all_its_bits() {
         physical_sector: 512,
     };
     // Word, the bit to clear, what is then no longer promised.
-    let no_flush = Identify { flush: false, ..full };
-    let no_ext = Identify { flush_ext: false, ..full };
-    let no_zeroes = Identify { trim_zeroes: false, ..full };
+    let no_flush = Identify {
+        flush: false,
+        ..full
+    };
+    let no_ext = Identify {
+        flush_ext: false,
+        ..full
+    };
+    let no_zeroes = Identify {
+        trim_zeroes: false,
+        ..full
+    };
     let cases = [
         (83, 12, no_flush),
         (86, 12, no_flush),
@@ -269,8 +284,22 @@ fn a_promise_needs_all_its_bits() {
         (86, 13, no_ext),
         (69, 14, no_zeroes),
         (69, 5, no_zeroes),
-        (169, 0, Identify { trim: false, ..no_zeroes }),
-        (85, 5, Identify { write_cache: false, ..full }),
+        (
+            169,
+            0,
+            Identify {
+                trim: false,
+                ..no_zeroes
+            },
+        ),
+        (
+            85,
+            5,
+            Identify {
+                write_cache: false,
+                ..full
+            },
+        ),
         // One of two words is enough for LBA48; a missing 01 in bits 15:14 is forgiven.
         (83, 10, full),
         (86, 10, full),
@@ -283,17 +312,26 @@ fn a_promise_needs_all_its_bits() {
         let byte = &mut data[2 * word + bit / 8];
         assert_ne!(*byte & 1 << (bit % 8), 0, "word {word} bit {bit} was set");
         *byte &= !(1 << (bit % 8));
-        assert_eq!(Identify::parse(&data), Ok(expected), "word {word} bit {bit}");
+        assert_eq!(
+            Identify::parse(&data),
+            Ok(expected),
+            "word {word} bit {bit}"
+        );
     }
 }
 
 #[test]
 fn a_string_is_at_most_1024_bytes_long_even_if_there_are_more() {
     let mut body = [0; 2048];
-    let len = Query::request(QueryCmd::Force, &[7; 1024]).emit(&mut body).unwrap();
+    let len = Query::request(QueryCmd::Force, &[7; 1024])
+        .emit(&mut body)
+        .unwrap();
     assert_eq!(len, 8 + 1024);
     assert!(Query::parse(&body).is_ok());
     body[7] = 1;
-    let error = ParseError::StringLength { len: 1025, available: 2040 };
+    let error = ParseError::StringLength {
+        len: 1025,
+        available: 2040,
+    };
     assert_eq!(Query::parse(&body), Err(error));
 }

@@ -36,7 +36,10 @@ impl Answer {
 
     fn error(&self) -> Option<AoeError> {
         let header = self.header();
-        header.flags.is_error().then(|| AoeError::from_code(header.error))
+        header
+            .flags
+            .is_error()
+            .then(|| AoeError::from_code(header.error))
     }
 
     fn ata(&self) -> (AtaHeader, &[u8]) {
@@ -60,8 +63,15 @@ fn respond(target: &mut Target<MemDisk>, frame: &[u8]) -> Option<Answer> {
     let before = *target.stats();
     let len = target.respond(frame, TARGET, &mut out);
     let after = target.stats();
-    assert_eq!(after.frames(), before.frames() + 1, "each frame is counted once");
-    assert_eq!(after.answered() - before.answered(), u64::from(len.is_some()));
+    assert_eq!(
+        after.frames(),
+        before.frames() + 1,
+        "each frame is counted once"
+    );
+    assert_eq!(
+        after.answered() - before.answered(),
+        u64::from(len.is_some())
+    );
     out.truncate(len?);
     assert!(out.len() >= MIN_FRAME);
     Some(Answer(out))
@@ -91,17 +101,34 @@ fn ata(target: &mut Target<MemDisk>, ata: AtaHeader, data: &[u8]) -> Answer {
 
 fn query(target: &mut Target<MemDisk>, ccmd: QueryCmd, string: &[u8]) -> Option<Answer> {
     let header = header(INITIATOR, Command::Query);
-    respond(target, &request(header, |out| Query::request(ccmd, string).emit(out)))
+    respond(
+        target,
+        &request(header, |out| Query::request(ccmd, string).emit(out)),
+    )
 }
 
 fn mask(target: &mut Target<MemDisk>, command: u8, list: &[Directive]) -> Option<Answer> {
-    let mask = MaskHeader { command, error: 0, count: list.len() as u8 };
-    respond(target, &request(header(INITIATOR, Command::Mask), |out| mask.emit(list, out)))
+    let mask = MaskHeader {
+        command,
+        error: 0,
+        count: list.len() as u8,
+    };
+    respond(
+        target,
+        &request(header(INITIATOR, Command::Mask), |out| mask.emit(list, out)),
+    )
 }
 
 fn reserve(target: &mut Target<MemDisk>, src: Mac, command: ReserveCmd, macs: &[Mac]) -> Answer {
-    let reserve = Reserve { command: command as u8, macs };
-    respond(target, &request(header(src, Command::Reserve), |out| reserve.emit(out))).unwrap()
+    let reserve = Reserve {
+        command: command as u8,
+        macs,
+    };
+    respond(
+        target,
+        &request(header(src, Command::Reserve), |out| reserve.emit(out)),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -121,7 +148,9 @@ fn answers_as_vblade_does_where_that_is_sane() {
     ];
     let mut target = target();
     for pair in golden()[1..].chunks(2) {
-        let [request, response] = pair else { unreachable!() };
+        let [request, response] = pair else {
+            unreachable!()
+        };
         let name = request.name.trim_end_matches(".request");
         let ours = respond(&mut target, request.frame.as_ref().unwrap());
         let Some(theirs) = &response.frame else {
@@ -141,10 +170,16 @@ fn answers_as_vblade_does_where_that_is_sane() {
         let sent = if short { ATA_LEN } else { theirs.len() - at };
         assert_eq!(ours.body()[..sent], theirs[at..at + sent], "{name}");
         if short && !header.flags.is_error() {
-            assert!(ours.body()[sent..].iter().all(|b| *b == 0), "{name}: our padding is zeroes");
+            assert!(
+                ours.body()[sent..].iter().all(|b| *b == 0),
+                "{name}: our padding is zeroes"
+            );
         }
     }
-    assert_eq!(target.disk().bytes[100 * SECTOR..102 * SECTOR], pattern(2, 0x5a));
+    assert_eq!(
+        target.disk().bytes[100 * SECTOR..102 * SECTOR],
+        pattern(2, 0x5a)
+    );
     assert_eq!(target.disk().flushes, 2);
 }
 
@@ -156,11 +191,21 @@ fn announces_itself_unless_masked() {
     let ours = Answer(out[..len].to_vec());
     let theirs = golden_frame("announce");
     let (expected, at) = Header::parse(&theirs).unwrap();
-    assert_eq!(ours.header(), Header { version: 1, ..expected });
+    assert_eq!(
+        ours.header(),
+        Header {
+            version: 1,
+            ..expected
+        }
+    );
     assert_eq!(ours.body()[..8], theirs[at..]);
     assert_eq!(len, MIN_FRAME);
     assert_eq!(target.announce(TARGET, &mut out[..59]), None);
-    mask(&mut target, mask_cmd::EDIT, &[Directive::new(directive_cmd::ADD, INITIATOR)]);
+    mask(
+        &mut target,
+        mask_cmd::EDIT,
+        &[Directive::new(directive_cmd::ADD, INITIATOR)],
+    );
     assert_eq!(target.announce(TARGET, &mut out), None);
 }
 
@@ -172,21 +217,67 @@ fn who_is_meant() {
     let addr = |shelf, slot| ShelfSlot { shelf, slot };
     let cases = [
         (base, true),
-        (Header { addr: ShelfSlot::ALL, dst: Mac::BROADCAST, ..base }, true),
-        (Header { addr: addr(7, 0xff), ..base }, true),
-        (Header { addr: addr(0xffff, 3), ..base }, true),
-        (Header { addr: addr(0xffff, 4), ..base }, false),
-        (Header { addr: addr(8, 0xff), ..base }, false),
+        (
+            Header {
+                addr: ShelfSlot::ALL,
+                dst: Mac::BROADCAST,
+                ..base
+            },
+            true,
+        ),
+        (
+            Header {
+                addr: addr(7, 0xff),
+                ..base
+            },
+            true,
+        ),
+        (
+            Header {
+                addr: addr(0xffff, 3),
+                ..base
+            },
+            true,
+        ),
+        (
+            Header {
+                addr: addr(0xffff, 4),
+                ..base
+            },
+            false,
+        ),
+        (
+            Header {
+                addr: addr(8, 0xff),
+                ..base
+            },
+            false,
+        ),
         (Header { dst: OTHER, ..base }, false),
-        (Header { src: Mac::BROADCAST, ..base }, false),
-        (Header { flags: Flags::RESPONSE, ..base }, false),
+        (
+            Header {
+                src: Mac::BROADCAST,
+                ..base
+            },
+            false,
+        ),
+        (
+            Header {
+                flags: Flags::RESPONSE,
+                ..base
+            },
+            false,
+        ),
     ];
     for (header, answered) in cases {
         let frame = request(header, |out| read.emit(out));
         let answer = respond(&mut target, &frame);
         assert_eq!(answer.is_some(), answered, "{header:?}");
         if let Some(answer) = answer {
-            assert_eq!((answer.header().addr, answer.header().dst), (LUN, INITIATOR));
+            assert_eq!(
+                (answer.header().addr, answer.header().dst),
+                (LUN, INITIATOR)
+            );
             assert_eq!(answer.header().src, TARGET);
         }
     }
@@ -196,7 +287,10 @@ fn who_is_meant() {
 #[test]
 fn a_tagged_request_gets_a_tagged_answer() {
     let mut target = target();
-    let header = Header { vlan: Some(0xa064), ..header(INITIATOR, Command::Ata) };
+    let header = Header {
+        vlan: Some(0xa064),
+        ..header(INITIATOR, Command::Ata)
+    };
     let frame = request(header, |out| read_command(4, 2, true).emit(out));
     let answer = respond(&mut target, &frame).unwrap();
     assert_eq!(answer.header().vlan, Some(0xa064));
@@ -207,7 +301,10 @@ fn a_tagged_request_gets_a_tagged_answer() {
 #[test]
 fn other_versions_get_error_5() {
     let mut target = target();
-    let header = Header { version: 2, ..header(INITIATOR, Command::Query) };
+    let header = Header {
+        version: 2,
+        ..header(INITIATOR, Command::Query)
+    };
     let frame = request(header, |out| Query::request(QueryCmd::Read, b"").emit(out));
     let answer = respond(&mut target, &frame).unwrap();
     assert_eq!(answer.error(), Some(AoeError::UnsupportedVersion));
@@ -222,15 +319,29 @@ fn identify_tells_what_the_target_does() {
     target.config_mut().physical_sector = 4096;
     let answer = ata(&mut target, identify_command(), &[]);
     let identify = Identify::parse(answer.ata().1).unwrap();
-    assert_eq!((identify.sectors, identify.serial_str()), (SECTORS, "7.3:gold".into()));
+    assert_eq!(
+        (identify.sectors, identify.serial_str()),
+        (SECTORS, "7.3:gold".into())
+    );
     assert!(identify.lba48 && identify.flush && identify.flush_ext && identify.write_cache);
     assert!(identify.trim && identify.trim_zeroes);
     assert_eq!(identify.wwn, Some(0x5000_c500_0000_0001));
     assert_eq!(identify.physical_sector, 4096);
 
     for sectors in [0, 2] {
-        let answer = ata(&mut target, AtaHeader { sectors, ..identify_command() }, &[]);
-        assert_eq!(answer.error(), Some(AoeError::BadArgument), "IDENTIFY is one sector");
+        let answer = ata(
+            &mut target,
+            AtaHeader {
+                sectors,
+                ..identify_command()
+            },
+            &[],
+        );
+        assert_eq!(
+            answer.error(),
+            Some(AoeError::BadArgument),
+            "IDENTIFY is one sector"
+        );
     }
 }
 
@@ -240,10 +351,16 @@ fn transfers_stay_within_disk_and_frame() {
     let data = pattern(2, 9);
     for lba48 in [false, true] {
         let end = SECTORS - 1;
-        assert_eq!(ata(&mut target, read_command(end, 1, lba48), &[]).status(), DONE);
+        assert_eq!(
+            ata(&mut target, read_command(end, 1, lba48), &[]).status(),
+            DONE
+        );
         let answer = ata(&mut target, read_command(end, 2, lba48), &[]);
         assert_eq!((answer.status(), answer.0.len()), (NO_SECTOR, MIN_FRAME));
-        assert_eq!(ata(&mut target, write_command(end, 2, lba48), &data).status(), NO_SECTOR);
+        assert_eq!(
+            ata(&mut target, write_command(end, 2, lba48), &data).status(),
+            NO_SECTOR
+        );
         for sectors in [0, 3, 255] {
             let answer = ata(&mut target, read_command(0, sectors, lba48), &[]);
             assert_eq!(answer.error(), Some(AoeError::BadArgument), "{sectors}");
@@ -253,12 +370,18 @@ fn transfers_stay_within_disk_and_frame() {
     }
     let answer = ata(&mut target, read_command((1 << 48) - 1, 2, true), &[]);
     assert_eq!(answer.status(), NO_SECTOR);
-    assert!(target.disk().bytes[16 * SECTOR..].iter().all(|b| *b == 0), "nothing was written");
+    assert!(
+        target.disk().bytes[16 * SECTOR..].iter().all(|b| *b == 0),
+        "nothing was written"
+    );
     // A response that the host has no room for.
     let frame = ata_from(INITIATOR, read_command(0, 2, true), &[]);
     let mut out = [0; 1059];
     let len = target.respond(&frame, TARGET, &mut out).unwrap();
-    assert_eq!(Answer(out[..len].to_vec()).error(), Some(AoeError::BadArgument));
+    assert_eq!(
+        Answer(out[..len].to_vec()).error(),
+        Some(AoeError::BadArgument)
+    );
     assert_eq!(target.respond(&frame, TARGET, &mut [0; 59]), None);
     assert_eq!(target.stats().no_room, 1);
 }
@@ -268,31 +391,66 @@ fn writes_and_trims_reach_the_disk() {
     let mut target = target();
     let data = pattern(2, 77);
     let write = ata(&mut target, write_command(300, 2, true), &data);
-    assert_eq!((write.status(), write.ata().0.sectors, write.0.len()), (DONE, 0, MIN_FRAME));
-    assert!(write.ata().1.iter().all(|b| *b == 0), "the padding is zeroes");
-    assert_eq!(ata(&mut target, read_command(300, 2, true), &[]).ata().1, data);
+    assert_eq!(
+        (write.status(), write.ata().0.sectors, write.0.len()),
+        (DONE, 0, MIN_FRAME)
+    );
+    assert!(
+        write.ata().1.iter().all(|b| *b == 0),
+        "the padding is zeroes"
+    );
+    assert_eq!(
+        ata(&mut target, read_command(300, 2, true), &[]).ata().1,
+        data
+    );
 
     let mut ranges = [0; SECTOR];
     assert_eq!(emit_trim_ranges(&mut ranges, 301, 1), 1);
-    assert_eq!(ata(&mut target, trim_command(), &ranges).status(), ABORTED, "not offered");
+    assert_eq!(
+        ata(&mut target, trim_command(), &ranges).status(),
+        ABORTED,
+        "not offered"
+    );
     target.disk_mut().trim = true;
     assert_eq!(ata(&mut target, trim_command(), &ranges).status(), DONE);
-    assert_eq!(target.disk().bytes[300 * SECTOR..301 * SECTOR], data[..SECTOR]);
+    assert_eq!(
+        target.disk().bytes[300 * SECTOR..301 * SECTOR],
+        data[..SECTOR]
+    );
     assert_eq!(target.disk().bytes[301 * SECTOR..302 * SECTOR], [0; SECTOR]);
 
-    let no_trim = AtaHeader { feature_or_error: 0, ..trim_command() };
-    assert_eq!(ata(&mut target, no_trim, &ranges).status(), ABORTED, "another use of DSM");
+    let no_trim = AtaHeader {
+        feature_or_error: 0,
+        ..trim_command()
+    };
+    assert_eq!(
+        ata(&mut target, no_trim, &ranges).status(),
+        ABORTED,
+        "another use of DSM"
+    );
 
     // One range is past the end: none is trimmed.
     emit_trim_ranges(&mut ranges, 300, 1);
     ranges[8..16].copy_from_slice(&(SECTORS | 1 << 48).to_le_bytes());
-    assert_eq!(ata(&mut target, trim_command(), &ranges).status(), NO_SECTOR);
-    assert_eq!(target.disk().bytes[300 * SECTOR..301 * SECTOR], data[..SECTOR]);
+    assert_eq!(
+        ata(&mut target, trim_command(), &ranges).status(),
+        NO_SECTOR
+    );
+    assert_eq!(
+        target.disk().bytes[300 * SECTOR..301 * SECTOR],
+        data[..SECTOR]
+    );
 
     target.disk_mut().read_only = true;
-    assert_eq!(ata(&mut target, write_command(300, 2, true), &data).status(), ABORTED);
+    assert_eq!(
+        ata(&mut target, write_command(300, 2, true), &data).status(),
+        ABORTED
+    );
     assert_eq!(ata(&mut target, trim_command(), &ranges).status(), ABORTED);
-    assert_eq!((target.stats().sectors_written, target.stats().trims), (2, 1));
+    assert_eq!(
+        (target.stats().sectors_written, target.stats().trims),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -314,11 +472,18 @@ fn failures_of_the_disk() {
             (flush_command(true), &[]),
         ] {
             let answer = ata(&mut target, command, data);
-            assert_eq!((answer.status(), answer.0.len()), (status, MIN_FRAME), "{failure}");
+            assert_eq!(
+                (answer.status(), answer.0.len()),
+                (status, MIN_FRAME),
+                "{failure}"
+            );
             assert!(answer.ata().0.failed());
         }
     }
-    let unknown = AtaHeader { command_or_status: 0xef, ..AtaHeader::default() };
+    let unknown = AtaHeader {
+        command_or_status: 0xef,
+        ..AtaHeader::default()
+    };
     assert_eq!(ata(&mut target, unknown, &[]).status(), ABORTED);
 }
 
@@ -328,7 +493,12 @@ fn configuration_string() {
     let string = |a: &Answer| Query::parse(a.body()).unwrap().string.to_vec();
     let set = query(&mut target, QueryCmd::SetIfEmpty, b"mine").unwrap();
     assert_eq!(string(&set), b"mine");
-    assert!(query(&mut target, QueryCmd::SetIfEmpty, b"mine").unwrap().error().is_none());
+    assert!(
+        query(&mut target, QueryCmd::SetIfEmpty, b"mine")
+            .unwrap()
+            .error()
+            .is_none()
+    );
     let refused = query(&mut target, QueryCmd::SetIfEmpty, b"yours").unwrap();
     assert_eq!(refused.error(), Some(AoeError::ConfigStringPresent));
     assert!(query(&mut target, QueryCmd::TestExact, b"mine").is_some());
@@ -337,9 +507,15 @@ fn configuration_string() {
     assert!(query(&mut target, QueryCmd::TestPrefix, b"mine!").is_none());
     assert!(query(&mut target, QueryCmd::Force, &[7; 1024]).is_some());
     assert_eq!(target.config_string(), [7; 1024]);
-    assert_eq!(string(&query(&mut target, QueryCmd::Read, b"").unwrap()), [7; 1024]);
+    assert_eq!(
+        string(&query(&mut target, QueryCmd::Read, b"").unwrap()),
+        [7; 1024]
+    );
     target.restart();
-    assert_eq!(string(&query(&mut target, QueryCmd::Read, b"").unwrap()), b"");
+    assert_eq!(
+        string(&query(&mut target, QueryCmd::Read, b"").unwrap()),
+        b""
+    );
 
     let mut lying = golden_frame("config-set.request");
     lying[31] = 5;
@@ -348,7 +524,11 @@ fn configuration_string() {
     let mut lying = golden_frame("config-read.request");
     lying[30] = 0xff;
     let answer = respond(&mut target, &lying).unwrap();
-    assert_eq!(answer.error(), None, "a length that means nothing is not looked at");
+    assert_eq!(
+        answer.error(),
+        None,
+        "a length that means nothing is not looked at"
+    );
 }
 
 #[test]
@@ -366,13 +546,20 @@ fn masks() {
     assert_eq!((header.error, header.count, list.len()), expected);
     // The deletion stays done: the sender has locked itself out.
     assert!(mask(&mut target, mask_cmd::READ, &[]).is_none());
-    assert_eq!((target.masks(), target.stats().ignored_masked), (&[OTHER][..], 1));
+    assert_eq!(
+        (target.masks(), target.stats().ignored_masked),
+        (&[OTHER][..], 1)
+    );
 
     target.restart();
     let mut frame = golden_frame("mask-add.request");
     frame[26] = mask_error::FULL;
     respond(&mut target, &frame).unwrap();
-    assert_eq!(target.masks(), [INITIATOR, OTHER], "the error byte of a request means nothing");
+    assert_eq!(
+        target.masks(),
+        [INITIATOR, OTHER],
+        "the error byte of a request means nothing"
+    );
 
     target.restart();
     let many: Vec<_> = (0..255).map(|i| add(Mac([2, 0, 0, 1, 0, i]))).collect();
@@ -397,15 +584,30 @@ fn reservations() {
     assert_eq!(macs(&set), [INITIATOR]);
     let refused = reserve(&mut target, OTHER, ReserveCmd::Set, &[OTHER]);
     assert_eq!(refused.error(), Some(AoeError::TargetReserved));
-    assert_eq!(macs(&reserve(&mut target, OTHER, ReserveCmd::Read, &[])), [INITIATOR]);
+    assert_eq!(
+        macs(&reserve(&mut target, OTHER, ReserveCmd::Read, &[])),
+        [INITIATOR]
+    );
     let reserved = |target: &mut Target<MemDisk>, command| {
-        respond(target, &ata_from(OTHER, command, &[])).unwrap().error()
+        respond(target, &ata_from(OTHER, command, &[]))
+            .unwrap()
+            .error()
     };
-    for command in [read_command(0, 1, true), flush_command(false), AtaHeader::default()] {
-        assert_eq!(reserved(&mut target, command), Some(AoeError::TargetReserved));
+    for command in [
+        read_command(0, 1, true),
+        flush_command(false),
+        AtaHeader::default(),
+    ] {
+        assert_eq!(
+            reserved(&mut target, command),
+            Some(AoeError::TargetReserved)
+        );
     }
     assert_eq!(reserved(&mut target, identify_command()), None);
-    assert_eq!(ata(&mut target, read_command(0, 1, true), &[]).status(), DONE);
+    assert_eq!(
+        ata(&mut target, read_command(0, 1, true), &[]).status(),
+        DONE
+    );
     reserve(&mut target, OTHER, ReserveCmd::ForceSet, &[]);
     assert_eq!(reserved(&mut target, read_command(0, 1, true)), None);
     assert!(target.reservations().is_empty());

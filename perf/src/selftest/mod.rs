@@ -43,14 +43,21 @@ pub fn run(args: &SelftestArgs) -> Result<Outcome> {
         huge_pages: HugePages::Never,
         ..EalConfig::default()
     })?;
-    let mut findings = Findings { dpdk: eal.version(), ..Findings::default() };
+    let mut findings = Findings {
+        dpdk: eal.version(),
+        ..Findings::default()
+    };
     findings.ok = steps(eal, &mut findings.steps) && speeds(eal, args.time, &mut findings);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
         print(&findings);
     }
-    Ok(if findings.ok { Outcome::Good } else { Outcome::Errors })
+    Ok(if findings.ok {
+        Outcome::Good
+    } else {
+        Outcome::Errors
+    })
 }
 
 /// The checks, with poisoned frames. False at the first that fails.
@@ -59,7 +66,9 @@ fn steps(eal: Eal, found: &mut Vec<Step>) -> bool {
         Ok(pair) => pair,
         Err(error) => return note(found, "ports", Err(error)),
     };
-    steps::ALL.iter().all(|(name, step)| note(found, name, step(&mut pair)))
+    steps::ALL
+        .iter()
+        .all(|(name, step)| note(found, name, step(&mut pair)))
 }
 
 fn note(found: &mut Vec<Step>, name: &'static str, result: Result<String>) -> bool {
@@ -79,15 +88,27 @@ fn speeds(eal: Eal, seconds: f64, findings: &mut Findings) -> bool {
 }
 
 fn print(findings: &Findings) {
-    println!("{}, initiator and target joined by rings, one thread", findings.dpdk);
+    println!(
+        "{}, initiator and target joined by rings, one thread",
+        findings.dpdk
+    );
     for Step { name, ok, detail } in &findings.steps {
-        println!("  {} {name:<20} {detail}", if *ok { "ok    " } else { "FAILED" });
+        println!(
+            "  {} {name:<20} {detail}",
+            if *ok { "ok    " } else { "FAILED" }
+        );
     }
     if !findings.speed.is_empty() {
-        println!("  {:<34} {:>12} {:>24}", "4 KiB, depth 32", "IOPS", "initiator's cycles/IO");
+        println!(
+            "  {:<34} {:>12} {:>24}",
+            "4 KiB, depth 32", "IOPS", "initiator's cycles/IO"
+        );
     }
     for s in &findings.speed {
-        println!("  {:<34} {:>12.0} {:>24.0}", s.what, s.iops, s.initiator_cycles_per_io);
+        println!(
+            "  {:<34} {:>12.0} {:>24.0}",
+            s.what, s.iops, s.initiator_cycles_per_io
+        );
     }
     println!("selftest: {}", if findings.ok { "ok" } else { "FAILED" });
 }

@@ -72,12 +72,26 @@ impl Pair {
         let mut engine = Engine::new(config, PATIENCE)?;
         engine.add_port(ours, None)?;
         let mut target = LabTarget::new(theirs);
-        let config =
-            |addr| TargetConfig { max_sectors: host::max_sectors(MTU), ..TargetConfig::new(addr) };
-        let config = |addr| TargetConfig { buffer_count: 64, ..config(addr) };
+        let config = |addr| TargetConfig {
+            max_sectors: host::max_sectors(MTU),
+            ..TargetConfig::new(addr)
+        };
+        let config = |addr| TargetConfig {
+            buffer_count: 64,
+            ..config(addr)
+        };
         target.add(config(DISK), LabDisk::ram(DISK_BYTES).with_trim(true));
-        target.add(config(READ_ONLY), LabDisk::ram(READ_ONLY_BYTES).with_read_only(true));
-        Ok(Self { engine, target, clock: TscClock::new(), buffers, rx_free })
+        target.add(
+            config(READ_ONLY),
+            LabDisk::ram(READ_ONLY_BYTES).with_read_only(true),
+        );
+        Ok(Self {
+            engine,
+            target,
+            clock: TscClock::new(),
+            buffers,
+            rx_free,
+        })
     }
 
     /// A turn of either side.
@@ -100,8 +114,14 @@ impl Pair {
 
     /// The LUN with this address, which is up.
     pub fn lun(&self, addr: ShelfSlot) -> Result<LunInfo> {
-        let id = self.engine.find_lun(addr).with_context(|| format!("{addr} is not there"))?;
-        let info = self.engine.lun(id).with_context(|| format!("{addr} is not there"))?;
+        let id = self
+            .engine
+            .find_lun(addr)
+            .with_context(|| format!("{addr} is not there"))?;
+        let info = self
+            .engine
+            .lun(id)
+            .with_context(|| format!("{addr} is not there"))?;
         if info.state != LunState::Up {
             bail!("{addr} is {:?}", info.state);
         }
@@ -120,7 +140,14 @@ impl Pair {
             Op::Read | Op::Write => self.buffers.lend(i, sectors * 512),
             Op::Flush | Op::Trim => Sgl::NONE,
         };
-        let request = Request { lun, op, lba, sectors, memory, user: i as u64 };
+        let request = Request {
+            lun,
+            op,
+            lba,
+            sectors,
+            memory,
+            user: i as u64,
+        };
         let result = self.engine.submit(&request);
         if result.is_err() {
             self.buffers.give_back(i);

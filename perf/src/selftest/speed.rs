@@ -32,7 +32,14 @@ pub fn measure(pair: &mut Pair, seconds: f64) -> Result<Vec<Speed>> {
         ("random writes, in place", Op::Write, false),
     ];
     let one = |(what, op, discard)| {
-        let mut run = Run { pair, lun: lun.id, blocks, op, discard, rng: Rng::new(1) };
+        let mut run = Run {
+            pair,
+            lun: lun.id,
+            blocks,
+            op,
+            discard,
+            rng: Rng::new(1),
+        };
         run.measure(what, seconds)
     };
     kinds.into_iter().map(one).collect()

@@ -23,14 +23,20 @@ pub const ALL: &[(&str, Check)] = &[
 ];
 
 /// Sectors of the I/Os of [`mixed`]: around frame, page and split sizes, up to 1 MiB.
-const SIZES: &[u32] = &[1, 2, 3, 7, 8, 9, 16, 17, 18, 33, 64, 127, 255, 256, 1000, 2048];
+const SIZES: &[u32] = &[
+    1, 2, 3, 7, 8, 9, 16, 17, 18, 33, 64, 127, 255, 256, 1000, 2048,
+];
 const SEED: u64 = 0x5e1f_7e57;
 
 /// Both LUNs come up.
 pub fn discovery(pair: &mut Pair) -> Result<String> {
     pair.target.announce();
     pair.until("two LUNs", |pair| {
-        pair.engine.luns().filter(|lun| lun.state == LunState::Up).count() == 2
+        pair.engine
+            .luns()
+            .filter(|lun| lun.state == LunState::Up)
+            .count()
+            == 2
     })?;
     let (a, b) = (pair.lun(DISK)?, pair.lun(READ_ONLY)?);
     Ok(format!("{} and {} at {}", a.addr, b.addr, a.mac))
@@ -38,12 +44,28 @@ pub fn discovery(pair: &mut Pair) -> Result<String> {
 
 fn identify(pair: &mut Pair) -> Result<String> {
     let lun = pair.lun(DISK)?;
-    let Some(id) = lun.identify else { bail!("no IDENTIFY") };
+    let Some(id) = lun.identify else {
+        bail!("no IDENTIFY")
+    };
     ensure!(lun.sectors == DISK_BYTES / 512, "{} sectors", lun.sectors);
-    ensure!(id.lba48 && id.flush && id.trim && id.trim_zeroes, "capabilities are missing: {id:?}");
-    ensure!(lun.sectors_per_frame == 17, "{} sectors in a frame", lun.sectors_per_frame);
-    ensure!(pair.lun(READ_ONLY)?.sectors == READ_ONLY_BYTES / 512, "the other LUN's size");
-    Ok(format!("{}, {} sectors, 17 in a frame", id.model_str(), lun.sectors))
+    ensure!(
+        id.lba48 && id.flush && id.trim && id.trim_zeroes,
+        "capabilities are missing: {id:?}"
+    );
+    ensure!(
+        lun.sectors_per_frame == 17,
+        "{} sectors in a frame",
+        lun.sectors_per_frame
+    );
+    ensure!(
+        pair.lun(READ_ONLY)?.sectors == READ_ONLY_BYTES / 512,
+        "the other LUN's size"
+    );
+    Ok(format!(
+        "{}, {} sectors, 17 in a frame",
+        id.model_str(),
+        lun.sectors
+    ))
 }
 
 /// Where the I/Os of [`mixed`] go: one behind the other from an odd LBA on, so that they start and
@@ -59,7 +81,12 @@ fn places() -> Vec<(u64, u32)> {
 }
 
 fn stamp(lba: u64, generation: u32) -> Stamp {
-    Stamp { seed: SEED, lun: DISK, lba, generation }
+    Stamp {
+        seed: SEED,
+        lun: DISK,
+        lba,
+        generation,
+    }
 }
 
 /// Writes all places, reads them back, overwrites every third, reads all back.
@@ -71,12 +98,17 @@ fn mixed(pair: &mut Pair) -> Result<String> {
     let third: Vec<_> = places.iter().step_by(3).map(|&place| (place, 2)).collect();
     transfer(pair, Op::Write, &third)?;
     let mut now = all.clone();
-    now.iter_mut().step_by(3).for_each(|(_, generation)| *generation = 2);
+    now.iter_mut()
+        .step_by(3)
+        .for_each(|(_, generation)| *generation = 2);
     transfer(pair, Op::Read, &now)?;
     let port = pair.engine.port_stats().next().unwrap_or_default();
     ensure!(port.zero_copy > 0, "no write was sent in place");
     let ios = 3 * all.len() + third.len();
-    Ok(format!("{ios} I/Os of 512 B to 1 MiB, {} frames in place", port.zero_copy))
+    Ok(format!(
+        "{ios} I/Os of 512 B to 1 MiB, {} frames in place",
+        port.zero_copy
+    ))
 }
 
 /// Writes or reads and checks all of `work`: places and generations. As many in flight as there are
@@ -116,7 +148,12 @@ fn transfer(pair: &mut Pair, op: Op, work: &[((u64, u32), u32)]) -> Result<()> {
 fn flush(pair: &mut Pair) -> Result<String> {
     let lun = pair.lun(DISK)?.id;
     pair.one(lun, Op::Flush, (0, 0))??;
-    let flushes: u64 = pair.target.luns().iter().map(|lun| lun.stats().flushes).sum();
+    let flushes: u64 = pair
+        .target
+        .luns()
+        .iter()
+        .map(|lun| lun.stats().flushes)
+        .sum();
     ensure!(flushes == 1, "the target saw {flushes}");
     Ok("reached the target".into())
 }
@@ -124,19 +161,29 @@ fn flush(pair: &mut Pair) -> Result<String> {
 /// Trims a part of the largest place and finds zeroes there, and the old data around it.
 fn trim(pair: &mut Pair) -> Result<String> {
     let lun = pair.lun(DISK)?.id;
-    let Some(&(lba, sectors)) = places().last() else { bail!("no place") };
+    let Some(&(lba, sectors)) = places().last() else {
+        bail!("no place")
+    };
     let (from, count) = (lba + 5, 100);
     pair.one(lun, Op::Trim, (from, count))??;
     pair.one(lun, Op::Read, (lba, sectors))??;
     let bytes = &pair.buffers.bytes(0)[..sectors as usize * SECTOR];
     let (start, end) = (5 * SECTOR, (5 + count as usize) * SECTOR);
-    ensure!(bytes[start..end].iter().all(|&b| b == 0), "trimmed sectors are not zeroes");
-    for (part, at) in [(&bytes[..start], lba), (&bytes[end..], from + u64::from(count))] {
+    ensure!(
+        bytes[start..end].iter().all(|&b| b == 0),
+        "trimmed sectors are not zeroes"
+    );
+    for (part, at) in [
+        (&bytes[..start], lba),
+        (&bytes[end..], from + u64::from(count)),
+    ] {
         if let Err(mismatch) = pattern::check(stamp(at, 1), part) {
             bail!("next to what was trimmed: {mismatch}");
         }
     }
-    Ok(format!("{count} sectors read as zeroes, their neighbours are as they were"))
+    Ok(format!(
+        "{count} sectors read as zeroes, their neighbours are as they were"
+    ))
 }
 
 /// Refused by the engine, which knows the size; the last sector is not.
@@ -177,7 +224,10 @@ pub fn whole(pair: &mut Pair) -> Result<String> {
     })?;
     let ours = pair.engine.port(0).map_or(0, |port| port.touched());
     let theirs = pair.target.port().touched();
-    ensure!(ours == 0 && theirs == 0, "frames written to after release: {ours} and {theirs}");
+    ensure!(
+        ours == 0 && theirs == 0,
+        "frames written to after release: {ours} and {theirs}"
+    );
     let drops = report::drops(&pair.engine);
     ensure!(drops.is_empty(), "frames dropped: {drops:?}");
     let resends = pair.engine.counters().resends;

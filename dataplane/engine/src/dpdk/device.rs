@@ -7,14 +7,15 @@ use super::eal::{Eal, hugepages_free_mb};
 use super::error::{DpdkError, strerror};
 use super::frames::{FrameMemory, HEADER_BUFFER};
 use super::mempool::Mempool;
+use super::need::MemoryNeed;
 use super::port::{DpdkPort, ZEROES};
+use super::probe::{argument, find_port, interface, is_pci_address};
 use crate::frame_pool::PoolSize;
 use crate::handover::INBOX;
 use crate::port::{BURST, Frames};
 use aoe_proto::Mac;
 use aoe_proto::initiator::PortInfo;
-use std::ffi::{CStr, CString};
-use std::fmt;
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -84,58 +85,6 @@ impl DeviceConfig {
     }
 }
 
-/// What the pools of a device need, by holder.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MemoryNeed {
-    lines: Vec<NeedLine>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct NeedLine {
-    what: &'static str,
-    holders: String,
-    count: u32,
-    bytes: u64,
-}
-
-impl MemoryNeed {
-    fn add(&mut self, what: &'static str, queues: u16, room: u32, holders: &[(&str, u32)]) -> u32 {
-        let count = holders.iter().fold(0_u32, |sum, (_, n)| sum.saturating_add(*n));
-        let names = holders.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}"));
-        let holders = names.collect::<Vec<_>>().join(" + ");
-        let bytes = u64::from(queues) * Mempool::bytes(count, room);
-        self.lines.push(NeedLine {
-            what,
-            holders,
-            count: count.saturating_mul(queues.into()),
-            bytes,
-        });
-        count
-    }
-
-    /// The sum in bytes.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.lines.iter().map(|line| line.bytes).sum()
-    }
-
-    /// The sum in MiB, rounded up.
-    #[must_use]
-    pub fn total_mib(&self) -> u64 {
-        self.total().div_ceil(1 << 20)
-    }
-}
-
-impl fmt::Display for MemoryNeed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for NeedLine { what, holders, count, bytes } in &self.lines {
-            let mib = *bytes as f64 / f64::from(1 << 20);
-            writeln!(f, "  {what:<15} {count:>6} = {mib:>7.1} MiB ({holders})")?;
-        }
-        Ok(())
-    }
-}
-
 /// A device's own counters.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceStats {
@@ -182,7 +131,10 @@ impl Inner {
     }
 
     pub fn bury(&self, frames: Option<FrameMemory>, pool: Option<Mempool>) {
-        self.grave.lock().unwrap_or_else(PoisonError::into_inner).push((frames, pool));
+        self.grave
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((frames, pool));
     }
 }
 
@@ -214,7 +166,11 @@ impl Device {
     /// The device's own counters.
     #[must_use]
     pub fn stats(&self) -> DeviceStats {
-        let _one = self.inner.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self
+            .inner
+            .control
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut raw = dpdk_sys::rte_eth_stats::default();
         // SAFETY: the port exists; DPDK fills the structure.
         if unsafe { dpdk_sys::rte_eth_stats_get(self.inner.port, &raw mut raw) } != 0 {
@@ -233,7 +189,11 @@ impl Device {
     /// Whether the link is up, as far as the driver knows.
     #[must_use]
     pub fn link_is_up(&self) -> bool {
-        let _one = self.inner.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self
+            .inner
+            .control
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut link = MaybeUninit::<dpdk_sys::rte_eth_link>::zeroed();
         // SAFETY: the port exists; DPDK fills the structure, of which zeroes are a valid value.
         let link = unsafe {
@@ -263,9 +223,14 @@ impl<'a> Opening<'a> {
     fn new(eal: Eal, config: &'a DeviceConfig) -> Result<Self, DpdkError> {
         let device = config.device.as_str();
         let interface_mtu = match interface(device) {
-            Some(iface) => Some(crate::netif::mtu(iface).ok_or_else(|| {
-                DpdkError::NoInterface { device: device.into(), iface: iface.into() }
-            })?),
+            Some(iface) => {
+                Some(
+                    crate::netif::mtu(iface).ok_or_else(|| DpdkError::NoInterface {
+                        device: device.into(),
+                        iface: iface.into(),
+                    })?,
+                )
+            }
             None => None,
         };
         let port = find_port(device)?;
@@ -280,7 +245,9 @@ impl<'a> Opening<'a> {
             String::new()
         } else {
             // SAFETY: a static string of the driver's.
-            unsafe { CStr::from_ptr(limits.driver_name) }.to_string_lossy().into_owned()
+            unsafe { CStr::from_ptr(limits.driver_name) }
+                .to_string_lossy()
+                .into_owned()
         };
         let mut driver = Driver::find(&driver_name, device);
         driver.multi_seg |= limits.tx_offload_capa & dpdk_sys::AOE_TX_OFFLOAD_MULTI_SEGS != 0;
@@ -300,9 +267,15 @@ impl<'a> Opening<'a> {
         let default = if is_pci { 1500 } else { 9000 };
         if device.starts_with("net_af_packet") {
             // Longer frames are dropped and count as sent.
-            let framesz = argument(device, "framesz").and_then(|n| n.parse().ok()).unwrap_or(2048);
+            let framesz = argument(device, "framesz")
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(2048);
             driver.mtu_max = u32::saturating_sub(framesz, AF_PACKET_OVERHEAD);
-            if config.mtu.or(interface_mtu).is_some_and(|mtu| mtu > driver.mtu_max) {
+            if config
+                .mtu
+                .or(interface_mtu)
+                .is_some_and(|mtu| mtu > driver.mtu_max)
+            {
                 tracing::warn!(
                     device,
                     framesz,
@@ -312,20 +285,46 @@ impl<'a> Opening<'a> {
                 );
             }
         }
-        let driver_max = if driver.mtu_max == 0 { u32::MAX } else { driver.mtu_max };
-        let there = interface_mtu.unwrap_or(default).min(driver_max).min(MTU_MAX);
+        let driver_max = if driver.mtu_max == 0 {
+            u32::MAX
+        } else {
+            driver.mtu_max
+        };
+        let there = interface_mtu
+            .unwrap_or(default)
+            .min(driver_max)
+            .min(MTU_MAX);
         let mtu = config.mtu.unwrap_or(there);
-        let unfit = |what| Err(DpdkError::Unfit { device: device.into(), what });
+        let unfit = |what| {
+            Err(DpdkError::Unfit {
+                device: device.into(),
+                what,
+            })
+        };
         if mtu < MTU_MIN {
             return unfit(format!(
                 "an MTU of {mtu} has no room for a sector: {MTU_MIN} is the least"
             ));
         }
-        let most = interface_mtu.unwrap_or(MTU_MAX).min(driver_max).min(MTU_MAX);
+        let most = interface_mtu
+            .unwrap_or(MTU_MAX)
+            .min(driver_max)
+            .min(MTU_MAX);
         if mtu > most {
             return unfit(format!("an MTU of {mtu} is more than the device's {most}"));
         }
-        Ok(Self { eal, config, port, is_pci, limits, driver_name, driver, mtu, rx_desc, tx_desc })
+        Ok(Self {
+            eal,
+            config,
+            port,
+            is_pci,
+            limits,
+            driver_name,
+            driver,
+            mtu,
+            rx_desc,
+            tx_desc,
+        })
     }
 
     fn open(self, iova: &IovaMap) -> Result<(Device, Vec<DpdkPort>), DpdkError> {
@@ -352,8 +351,14 @@ impl<'a> Opening<'a> {
             parts.push((queue, memory, rx_pool));
         }
         // SAFETY: the port is configured and its queues are set up.
-        check(device, "starting", unsafe { dpdk_sys::rte_eth_dev_start(self.port) })?;
-        let info = PortInfo { mac: self.mac()?, mtu: self.mtu, vlan: self.config.vlan };
+        check(device, "starting", unsafe {
+            dpdk_sys::rte_eth_dev_start(self.port)
+        })?;
+        let info = PortInfo {
+            mac: self.mac()?,
+            mtu: self.mtu,
+            vlan: self.config.vlan,
+        };
         let ports = parts.into_iter().map(|(queue, memory, rx_pool)| DpdkPort {
             queue,
             info,
@@ -370,7 +375,14 @@ impl<'a> Opening<'a> {
             device: inner.clone(),
         });
         let ports = ports.collect();
-        Ok((Device { inner, driver: self.driver_name.clone(), info }, ports))
+        Ok((
+            Device {
+                inner,
+                driver: self.driver_name.clone(),
+                info,
+            },
+            ports,
+        ))
     }
 
     /// Room for one frame, in bytes, without headroom.
@@ -380,14 +392,19 @@ impl<'a> Opening<'a> {
 
     fn rx_room(&self) -> u32 {
         let headroom = dpdk_sys::RTE_PKTMBUF_HEADROOM;
-        (self.frame_room() + headroom).max(2048 + headroom).max(self.driver.rx_room_min)
+        (self.frame_room() + headroom)
+            .max(2048 + headroom)
+            .max(self.driver.rx_room_min)
     }
 
     /// Every pool's size, as a sum over all who may hold one of its buffers.
     fn sizes(&self) -> (Frames, u32, MemoryNeed) {
         let c = self.config;
-        let (tx_ring, rx_ring, burst) =
-            (u32::from(self.tx_desc), u32::from(self.rx_desc), BURST as u32);
+        let (tx_ring, rx_ring, burst) = (
+            u32::from(self.tx_desc),
+            u32::from(self.rx_desc),
+            BURST as u32,
+        );
         let others = u32::from(c.queues.saturating_sub(1));
         // Frames of one kind may fill the whole ring; a driver that frees a frame only when its
         // descriptor is used again would otherwise wait for us and we for it.
@@ -420,7 +437,11 @@ impl<'a> Opening<'a> {
             ("other cores' inboxes", others * INBOX as u32),
         ];
         let rx = need.add("receive mbufs", c.queues, self.rx_room(), &rx);
-        let size = |first, count, overflow| PoolSize { first, base: count - overflow, overflow };
+        let size = |first, count, overflow| PoolSize {
+            first,
+            base: count - overflow,
+            overflow,
+        };
         let frames = Frames {
             header: size(0, header_count, c.header_overflow),
             full: size(header_count, full_count, c.full_overflow),
@@ -440,7 +461,11 @@ impl<'a> Opening<'a> {
             }
         };
         let heap: u64 = (0..sockets.max(1)).map(free).sum();
-        let huge = if self.eal.has_hugepages() { hugepages_free_mb() << 20 } else { 0 };
+        let huge = if self.eal.has_hugepages() {
+            hugepages_free_mb() << 20
+        } else {
+            0
+        };
         if need.total() <= heap + huge {
             return Ok(());
         }
@@ -454,10 +479,17 @@ impl<'a> Opening<'a> {
 
     fn configure(&self) -> Result<(), DpdkError> {
         let (name, queues) = (&self.config.device, self.config.queues);
-        let unfit = |what| Err(DpdkError::Unfit { device: name.clone(), what });
+        let unfit = |what| {
+            Err(DpdkError::Unfit {
+                device: name.clone(),
+                what,
+            })
+        };
         if queues == 0 || queues > self.limits.max_rx_queues.min(self.limits.max_tx_queues) {
             let most = self.limits.max_rx_queues.min(self.limits.max_tx_queues);
-            return unfit(format!("{queues} queue pairs asked for, and the device has {most}"));
+            return unfit(format!(
+                "{queues} queue pairs asked for, and the device has {most}"
+            ));
         }
         let mut conf = MaybeUninit::<dpdk_sys::rte_eth_conf>::zeroed();
         // SAFETY: zeroes are a valid configuration.
@@ -519,85 +551,9 @@ fn check(device: &str, step: &'static str, rc: i32) -> Result<(), DpdkError> {
     if rc == 0 {
         return Ok(());
     }
-    Err(DpdkError::Device { device: device.into(), step, reason: strerror(rc) })
-}
-
-/// The value of `name=value` in a vdev string.
-fn argument<'a>(device: &'a str, name: &str) -> Option<&'a str> {
-    device.split(',').skip(1).find_map(|arg| arg.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// The Linux interface that a vdev string names; for other drivers `iface` is something else.
-fn interface(device: &str) -> Option<&str> {
-    let on_interface = ["net_af_packet", "net_af_xdp", "net_pcap"];
-    argument(device, "iface").filter(|_| on_interface.iter().any(|name| device.starts_with(name)))
-}
-
-/// `0000:01:00.0` or `01:00.0`, perhaps with arguments.
-#[must_use]
-pub fn is_pci_address(device: &str) -> bool {
-    let address = device.split(',').next().unwrap_or_default();
-    address.contains(':') && address.contains('.') && !address.starts_with("port:")
-}
-
-/// The port of a device, which is probed if it is not there yet.
-fn find_port(device: &str) -> Result<u16, DpdkError> {
-    let missing = |reason: String| DpdkError::NoDevice { device: device.into(), reason };
-    if let Some(number) = device.strip_prefix("port:") {
-        let port = number.parse::<u16>().map_err(|e| missing(e.to_string()))?;
-        // SAFETY: looks at a table.
-        let there = unsafe { dpdk_sys::rte_eth_dev_is_valid_port(port) } != 0;
-        return if there { Ok(port) } else { Err(missing("no port has this number".into())) };
-    }
-    let name = device.split(',').next().unwrap_or_default();
-    if name.is_empty() {
-        return Err(missing("the string is empty".into()));
-    }
-    let c_device = CString::new(device).map_err(|e| missing(e.to_string()))?;
-    let c_name = CString::new(name).unwrap_or_default();
-    let by_name = || {
-        let mut port = 0;
-        // SAFETY: the name lives through the call.
-        let rc = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &raw mut port) };
-        (rc == 0).then_some(port)
-    };
-    if let Some(port) = by_name() {
-        return Ok(port);
-    }
-    // SAFETY: the string lives through the call.
-    let rc = unsafe { dpdk_sys::rte_dev_probe(c_device.as_ptr()) };
-    if rc != 0 {
-        let hint = if is_pci_address(device) {
-            "; is it bound to vfio-pci (`dpdk-devbind.py --status`), and eal.pci on?"
-        } else {
-            "; a vdev string is a driver's name, a number, and its arguments, such as \
-             net_af_packet0,iface=eth1,framesz=9216,blocksz=36864,framecnt=1024"
-        };
-        return Err(missing(format!("{}{hint}", strerror(rc))));
-    }
-    by_name().ok_or_else(|| missing("it was probed, but brought no Ethernet port".into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_strings() {
-        assert!(is_pci_address("0000:01:00.0") && is_pci_address("01:00.1,arg=1"));
-        assert!(!is_pci_address("net_af_packet0,iface=a:b.c") && !is_pci_address("port:1"));
-        assert_eq!(argument("net_af_packet0,iface=eth1,x=2", "iface"), Some("eth1"));
-        assert_eq!(argument("net_ring0", "iface"), None);
-        assert_eq!(interface("net_af_xdp0,iface=eth1"), Some("eth1"));
-        assert_eq!(interface("net_vhost0,iface=/tmp/socket"), None);
-    }
-
-    #[test]
-    fn a_memory_need_names_its_holders() {
-        let mut need = MemoryNeed::default();
-        assert_eq!(need.add("header frames", 2, 256, &[("slots", 10), ("ring", 20)]), 30);
-        let text = need.to_string();
-        assert!(text.contains("header frames") && text.contains("slots 10 + ring 20"), "{text}");
-        assert!(text.contains(" 60 ="), "{text}");
-    }
+    Err(DpdkError::Device {
+        device: device.into(),
+        step,
+        reason: strerror(rc),
+    })
 }

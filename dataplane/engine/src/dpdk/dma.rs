@@ -94,13 +94,19 @@ impl IovaMap {
     /// An empty map.
     #[must_use]
     pub fn new(eal: Eal) -> Self {
-        Self { iova_is_va: eal.iova_is_va(), runs: Arc::default() }
+        Self {
+            iova_is_va: eal.iova_is_va(),
+            runs: Arc::default(),
+        }
     }
 
     /// Registers memory that devices may read, page by page; runs end at discontinuities.
     pub fn register(&self, buffer: &DmaBuffer) {
         let base = buffer.base.as_ptr() as usize;
-        let mut runs = self.runs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut runs = self
+            .runs
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         // Memory that was freed and allocated again may have moved for devices.
         runs.retain(|run| run.end <= base || run.start >= base + buffer.len);
         for start in (base..base + buffer.len).step_by(PAGE) {
@@ -119,7 +125,11 @@ impl IovaMap {
                 {
                     run.end += PAGE;
                 }
-                _ => runs.push(Run { start, end: start + PAGE, iova }),
+                _ => runs.push(Run {
+                    start,
+                    end: start + PAGE,
+                    iova,
+                }),
             }
         }
         runs.sort_unstable_by_key(|run| run.start);
@@ -127,8 +137,14 @@ impl IovaMap {
 
     /// A copy for one core, to look addresses up in without a lock.
     pub(super) fn snapshot(&self) -> IovaLookup {
-        let runs = self.runs.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        IovaLookup { runs: runs.clone().into_boxed_slice(), last: 0 }
+        let runs = self
+            .runs
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        IovaLookup {
+            runs: runs.clone().into_boxed_slice(),
+            last: 0,
+        }
     }
 }
 

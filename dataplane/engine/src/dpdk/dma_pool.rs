@@ -34,7 +34,11 @@ impl DmaPool {
         let memory = DmaBuffer::new(eal, block * count as usize, what)?;
         iova.register(&memory);
         let free = Mutex::new((0..count).rev().collect());
-        Ok(Self(Arc::new(Inner { memory, block, free })))
+        Ok(Self(Arc::new(Inner {
+            memory,
+            block,
+            free,
+        })))
     }
 
     /// Bytes of a block.
@@ -46,14 +50,26 @@ impl DmaPool {
     /// Blocks that are free now.
     #[must_use]
     pub fn free(&self) -> usize {
-        self.0.free.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.0
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Takes a block, `None` while all are lent. Its content is whatever it was.
     #[must_use]
     pub fn take(&self) -> Option<DmaBlock> {
-        let number = self.0.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        Some(DmaBlock { pool: self.0.clone(), number })
+        let number = self
+            .0
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()?;
+        Some(DmaBlock {
+            pool: self.0.clone(),
+            number,
+        })
     }
 }
 
@@ -68,7 +84,12 @@ impl DmaBlock {
     #[inline]
     fn base(&self) -> NonNull<u8> {
         // SAFETY: numbers are below the count that the memory was allocated for.
-        unsafe { self.pool.memory.as_ptr().add(self.number as usize * self.pool.block) }
+        unsafe {
+            self.pool
+                .memory
+                .as_ptr()
+                .add(self.number as usize * self.pool.block)
+        }
     }
 
     /// The bytes.
@@ -95,6 +116,10 @@ impl DmaBlock {
 
 impl Drop for DmaBlock {
     fn drop(&mut self) {
-        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+        self.pool
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.number);
     }
 }

@@ -61,39 +61,93 @@ const COPIES: Driver = Driver {
 };
 
 /// Frames are read by the device, and come back when the driver cleans its ring.
-const DMA: Driver =
-    Driver { zero_copy: ZeroCopy::Registered, multi_seg: true, releases_on_stop: true, ..UNKNOWN };
+const DMA: Driver = Driver {
+    zero_copy: ZeroCopy::Registered,
+    multi_seg: true,
+    releases_on_stop: true,
+    ..UNKNOWN
+};
 
 const DRIVERS: &[Driver] = &[
-    Driver { name: "net_af_packet", rx_room_min: 9216 + 128, ..COPIES },
-    Driver { name: "net_pcap", ..COPIES },
-    Driver { name: "net_vhost", ..COPIES },
+    Driver {
+        name: "net_af_packet",
+        rx_room_min: 9216 + 128,
+        ..COPIES
+    },
+    Driver {
+        name: "net_pcap",
+        ..COPIES
+    },
+    Driver {
+        name: "net_vhost",
+        ..COPIES
+    },
     // Its zero-copy mode needs the other end to read our memory: see `Driver::find`.
-    Driver { name: "net_memif", ..COPIES },
+    Driver {
+        name: "net_memif",
+        ..COPIES
+    },
     // The peer frees the very same mbuf: the closest thing here to a driver that hangs on. A stop
     // changes nothing about that; the peer is in this process, so it is ours to see that it does.
-    Driver { name: "net_ring", zero_copy: ZeroCopy::Any, multi_seg: true, ..UNKNOWN },
-    Driver { name: "net_tap", mtu_max: 1500, ..COPIES },
+    Driver {
+        name: "net_ring",
+        zero_copy: ZeroCopy::Any,
+        multi_seg: true,
+        ..UNKNOWN
+    },
+    Driver {
+        name: "net_tap",
+        mtu_max: 1500,
+        ..COPIES
+    },
     // External buffers go out as garbage, and so does a second segment.
     // It fills a ring of 4096 of its own.
-    Driver { name: "net_af_xdp", mtu_max: 3498, rx_extra: 4096, ..UNKNOWN },
+    Driver {
+        name: "net_af_xdp",
+        mtu_max: 3498,
+        rx_extra: 4096,
+        ..UNKNOWN
+    },
     // Lets go on close only, so a dead peer would keep a caller's memory for ever.
-    Driver { name: "net_virtio_user", multi_seg: true, ..UNKNOWN },
-    Driver { name: "net_e1000_em", ..DMA },
-    Driver { name: "net_vmxnet3", rx_rings: 2, ..DMA },
-    Driver { name: "net_virtio", ..DMA },
+    Driver {
+        name: "net_virtio_user",
+        multi_seg: true,
+        ..UNKNOWN
+    },
+    Driver {
+        name: "net_e1000_em",
+        ..DMA
+    },
+    Driver {
+        name: "net_vmxnet3",
+        rx_rings: 2,
+        ..DMA
+    },
+    Driver {
+        name: "net_virtio",
+        ..DMA
+    },
 ];
 
 impl Driver {
     /// The row for a driver, by its name and the device's arguments.
     #[must_use]
     pub fn find(name: &str, device: &str) -> Self {
-        let row = DRIVERS.iter().copied().find(|row| row.name == name).unwrap_or(UNKNOWN);
+        let row = DRIVERS
+            .iter()
+            .copied()
+            .find(|row| row.name == name)
+            .unwrap_or(UNKNOWN);
         // The arguments of a port that somebody else made are not known.
         if name == "net_memif" && (device.contains("zero-copy=yes") || device.starts_with("port:"))
         {
             // The peer reads our memory in place, holds it at will, and a close leaks it.
-            return Self { zero_copy: ZeroCopy::No, copies: false, releases_on_stop: false, ..row };
+            return Self {
+                zero_copy: ZeroCopy::No,
+                copies: false,
+                releases_on_stop: false,
+                ..row
+            };
         }
         row
     }
@@ -126,7 +180,10 @@ mod tests {
 
     #[test]
     fn memif_lends_only_without_its_zero_copy_mode() {
-        assert_eq!(Driver::find("net_memif", "net_memif0,role=client").zero_copy, ZeroCopy::Any);
+        assert_eq!(
+            Driver::find("net_memif", "net_memif0,role=client").zero_copy,
+            ZeroCopy::Any
+        );
         let zc = Driver::find("net_memif", "net_memif0,zero-copy=yes");
         assert_eq!(zc.zero_copy, ZeroCopy::No);
     }

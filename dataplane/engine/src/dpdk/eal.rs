@@ -63,8 +63,10 @@ impl Eal {
             return Err(DpdkError::EalTwice);
         }
         let args = config.arguments();
-        let c_args: Vec<CString> =
-            args.iter().filter_map(|a| CString::new(a.as_str()).ok()).collect();
+        let c_args: Vec<CString> = args
+            .iter()
+            .filter_map(|a| CString::new(a.as_str()).ok())
+            .collect();
         let mut pointers: Vec<_> = c_args.iter().map(|a| a.as_ptr().cast_mut()).collect();
         // SAFETY: the strings live through the call, and DPDK copies what it keeps; it may only
         // reorder the array of pointers.

@@ -1,6 +1,6 @@
 //! What can go wrong between us and DPDK, in words that name the device and what to do.
 
-use super::device::MemoryNeed;
+use super::need::MemoryNeed;
 use thiserror::Error;
 
 /// Why something of DPDK's could not be had.

@@ -62,16 +62,27 @@ impl FrameMemory {
         let header_pool = Mempool::new("header", headers, HEADER_BUFFER, 0)?;
         let tail_pool = Mempool::new("tail", headers, 0, 0)?;
         let full_pool = Mempool::new("full", fulls, full_room + u32::from(HEADROOM), 0)?;
-        let missing = || DpdkError::Buffer { bytes: 0, what: "transmit frames" };
+        let missing = || DpdkError::Buffer {
+            bytes: 0,
+            what: "transmit frames",
+        };
         let mut frames = Vec::with_capacity((headers + fulls) as usize);
         for _ in 0..headers {
             let head = header_pool.take().ok_or_else(missing)?;
             let tail = tail_pool.take().ok_or_else(missing)?.as_ptr();
-            frames.push(Frame { head, tail, attached: false });
+            frames.push(Frame {
+                head,
+                tail,
+                attached: false,
+            });
         }
         for _ in 0..fulls {
             let head = full_pool.take().ok_or_else(missing)?;
-            frames.push(Frame { head, tail: null_mut(), attached: false });
+            frames.push(Frame {
+                head,
+                tail: null_mut(),
+                attached: false,
+            });
         }
         let mut memory = Self {
             frames: frames.into_boxed_slice(),
@@ -141,7 +152,11 @@ impl FrameMemory {
 
     #[inline]
     fn room(&self, id: FrameId) -> usize {
-        if id.0 >= self.sizes.full.first { self.full_room } else { HEADER_ROOM }
+        if id.0 >= self.sizes.full.first {
+            self.full_room
+        } else {
+            HEADER_ROOM
+        }
     }
 
     /// The bytes of a released frame, of which `len` will be sent; the frame then counts as the
@@ -178,10 +193,14 @@ impl FrameMemory {
     #[inline]
     pub unsafe fn attach(&mut self, id: FrameId, bytes: NonNull<u8>, len: u32, iova: u64) -> bool {
         let frame = &mut self.frames[id.0 as usize];
-        let Ok(len16) = u16::try_from(len) else { return false };
+        let Ok(len16) = u16::try_from(len) else {
+            return false;
+        };
         // SAFETY: the frame is filled and not offered yet, so its mbufs are ours alone.
         unsafe {
-            let Some(tail) = frame.tail.as_mut() else { return false };
+            let Some(tail) = frame.tail.as_mut() else {
+                return false;
+            };
             tail.buf_addr = bytes.as_ptr().cast();
             tail.buf_iova = iova;
             tail.buf_len = len16;

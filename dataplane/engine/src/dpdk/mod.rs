@@ -8,16 +8,20 @@ mod eal;
 mod error;
 mod frames;
 mod mempool;
+mod need;
 mod port;
+mod probe;
 mod ring;
 
-pub use device::{Device, DeviceConfig, DeviceStats, MTU_MAX, MTU_MIN, MemoryNeed, is_pci_address};
+pub use device::{Device, DeviceConfig, DeviceStats, MTU_MAX, MTU_MIN};
 pub use dma::{DmaBuffer, IovaMap};
 pub use dma_pool::{DmaBlock, DmaPool};
 pub use drivers::{Driver, ZeroCopy};
 pub use eal::{Eal, EalConfig, HugePages, hugepages_free_mb};
 pub use error::DpdkError;
+pub use need::MemoryNeed;
 pub use port::{DpdkPort, RxFrame};
+pub use probe::is_pci_address;
 pub use ring::ring_pair;
 
 /// The time-stamp counter's frequency in Hz.

@@ -99,7 +99,10 @@ impl DpdkPort {
     unsafe fn bytes<'a>(mbuf: *const rte_mbuf) -> &'a [u8] {
         // SAFETY: DPDK vouches for offset and length of what it received.
         unsafe {
-            let data = (*mbuf).buf_addr.cast::<u8>().add(usize::from((*mbuf).data_off));
+            let data = (*mbuf)
+                .buf_addr
+                .cast::<u8>()
+                .add(usize::from((*mbuf).data_off));
             std::slice::from_raw_parts(data, usize::from((*mbuf).data_len))
         }
     }
@@ -168,7 +171,9 @@ impl Port for DpdkPort {
     #[inline]
     fn header(&mut self, frame: FrameId, len: usize) -> &mut [u8; HEADER_ROOM] {
         let bytes = self.memory_mut().fill(frame, len.min(HEADER_ROOM));
-        bytes.first_chunk_mut().expect("a header frame has HEADER_ROOM bytes")
+        bytes
+            .first_chunk_mut()
+            .expect("a header frame has HEADER_ROOM bytes")
     }
 
     #[inline]
@@ -241,7 +246,10 @@ impl Port for DpdkPort {
 
     #[inline]
     fn rx_pieces(&self, i: usize, at: usize, len: usize, mut f: impl FnMut(usize, &[u8])) {
-        let mut mbuf = self.rx[..self.rx_count].get(i).copied().unwrap_or(null_mut());
+        let mut mbuf = self.rx[..self.rx_count]
+            .get(i)
+            .copied()
+            .unwrap_or(null_mut());
         let (mut skip, mut done) = (at, 0);
         while !mbuf.is_null() && done < len {
             // SAFETY: a segment of a frame that was received in this burst and not given back.
@@ -265,7 +273,9 @@ impl Port for DpdkPort {
     }
 
     fn rx_add(&mut self, frame: RxFrame) -> bool {
-        let Some(place) = self.rx.get_mut(self.rx_count) else { return false };
+        let Some(place) = self.rx.get_mut(self.rx_count) else {
+            return false;
+        };
         *place = frame.0.as_ptr();
         std::mem::forget(frame);
         self.rx_count += 1;
@@ -296,13 +306,20 @@ impl Port for DpdkPort {
         }
         self.rx_done();
         let device = self.device.clone();
-        let _one = device.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = device
+            .control
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // SAFETY: this is the only queue, and nobody else uses it.
         unsafe {
             dpdk_sys::rte_eth_dev_stop(self.device.port);
             let started = dpdk_sys::rte_eth_dev_start(self.device.port);
             if started != 0 {
-                tracing::error!(port = self.device.port, started, "a port did not start again");
+                tracing::error!(
+                    port = self.device.port,
+                    started,
+                    "a port did not start again"
+                );
             }
         }
         self.driver.releases_on_stop

@@ -19,7 +19,11 @@ pub fn ring_pair(_eal: Eal, name: &str, depth: u32) -> Result<(u16, u16), DpdkEr
 }
 
 fn failed(name: &str, step: &'static str) -> DpdkError {
-    DpdkError::Device { device: name.into(), step, reason: last_error() }
+    DpdkError::Device {
+        device: name.into(),
+        step,
+        reason: last_error(),
+    }
 }
 
 fn ring(name: &str, depth: u32) -> Result<NonNull<dpdk_sys::rte_ring>, DpdkError> {

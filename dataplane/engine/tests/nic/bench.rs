@@ -45,8 +45,11 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        let pacing =
-            PacingLimits { rto_min_ns: 20 * MS, rto_max_ns: SEC, rto_initial_ns: 100 * MS };
+        let pacing = PacingLimits {
+            rto_min_ns: 20 * MS,
+            rto_max_ns: SEC,
+            rto_initial_ns: 100 * MS,
+        };
         let config = Config {
             slots: 64,
             ios: 64,
@@ -79,8 +82,16 @@ impl Shape {
     pub fn frames(&self) -> Frames {
         let (header, full) = (self.header, self.full);
         Frames {
-            header: PoolSize { first: 0, base: header.0, overflow: header.1 },
-            full: PoolSize { first: header.0 + header.1, base: full.0, overflow: full.1 },
+            header: PoolSize {
+                first: 0,
+                base: header.0,
+                overflow: header.1,
+            },
+            full: PoolSize {
+                first: header.0 + header.1,
+                base: full.0,
+                overflow: full.1,
+            },
         }
     }
 }
@@ -123,7 +134,10 @@ pub struct Bench {
 }
 
 pub fn addr(host: usize) -> ShelfSlot {
-    ShelfSlot { shelf: 1, slot: host as u8 }
+    ShelfSlot {
+        shelf: 1,
+        slot: host as u8,
+    }
 }
 
 impl Bench {
@@ -140,10 +154,15 @@ impl Bench {
             net.add_host(addr(usize::from(port)), port, 1 << 20, 16);
         }
         let net = Rc::new(RefCell::new(net));
-        let handovers: Vec<_> =
-            (0..shape.ports).map(|_| Arc::new(Handover::new(shape.cores))).collect();
+        let handovers: Vec<_> = (0..shape.ports)
+            .map(|_| Arc::new(Handover::new(shape.cores)))
+            .collect();
         let core = |core: u32| {
-            let config = Config { core, cores: shape.cores, ..shape.config.clone() };
+            let config = Config {
+                core,
+                cores: shape.cores,
+                ..shape.config.clone()
+            };
             let mut engine = Engine::new(config, shape.drain_ns).unwrap();
             for port in 0..shape.ports {
                 let nic = Nic::new(net.clone(), port, core as usize, shape);
@@ -190,11 +209,13 @@ impl Bench {
     }
 
     pub fn write(&mut self, lba: u64, sectors: u32) -> u64 {
-        self.submit(0, 0, Op::Write, lba, sectors, Memory::One).expect("accepted")
+        self.submit(0, 0, Op::Write, lba, sectors, Memory::One)
+            .expect("accepted")
     }
 
     pub fn read(&mut self, lba: u64, sectors: u32) -> u64 {
-        self.submit(0, 0, Op::Read, lba, sectors, Memory::One).expect("accepted")
+        self.submit(0, 0, Op::Read, lba, sectors, Memory::One)
+            .expect("accepted")
     }
 
     pub fn submit(
@@ -209,7 +230,14 @@ impl Bench {
         let user = self.next_user;
         let (mut io, sgl) = Io::new(host, op, lba, sectors, user, &memory);
         let lun = self.lun(core, host);
-        let request = Request { lun, op, lba, sectors, memory: sgl, user };
+        let request = Request {
+            lun,
+            op,
+            lba,
+            sectors,
+            memory: sgl,
+            user,
+        };
         counted(|| self.cores[core].submit(&request))?;
         self.next_user += 1;
         if matches!(op, Op::Write | Op::Trim) {
@@ -218,7 +246,10 @@ impl Bench {
                 self.zeroed.insert(user);
             }
             for lba in lba..lba + u64::from(sectors) {
-                self.model.entry((host, lba)).or_insert_with(|| vec![0]).push(user);
+                self.model
+                    .entry((host, lba))
+                    .or_insert_with(|| vec![0])
+                    .push(user);
             }
         }
         assert!(self.pending.insert(user, io).is_none());
@@ -228,7 +259,9 @@ impl Bench {
     /// Lets one step of time pass: the network, a turn of each core, the hardware.
     pub fn turn(&mut self) {
         let waiting = |e: &Engine<Nic>| {
-            (0..8).filter_map(|i| e.port(i)).any(|nic| !nic.ring.waiting.is_empty())
+            (0..8)
+                .filter_map(|i| e.port(i))
+                .any(|nic| !nic.ring.waiting.is_empty())
         };
         let idle = self.net.borrow().is_quiet() && !self.cores.iter().any(waiting);
         self.now += if idle { MS } else { self.step_ns };
@@ -305,7 +338,12 @@ impl Bench {
             }
         }
         for &(host, lba) in self.model.keys() {
-            self.check(host, lba, &net.hosts[host].target.disk().sector(lba), "disk of");
+            self.check(
+                host,
+                lba,
+                &net.hosts[host].target.disk().sector(lba),
+                "disk of",
+            );
         }
     }
 
@@ -319,7 +357,11 @@ impl Bench {
     pub fn run_until(&mut self, limit_ns: u64, done: impl Fn(&Self) -> bool) {
         let end = self.now + limit_ns;
         while !done(self) {
-            assert!(self.now < end, "still waiting after {limit_ns} ns: {}", self.summary());
+            assert!(
+                self.now < end,
+                "still waiting after {limit_ns} ns: {}",
+                self.summary()
+            );
             self.turn();
         }
     }
@@ -327,7 +369,10 @@ impl Bench {
     pub fn summary(&self) -> String {
         let mut text = format!("{} pending", self.pending.len());
         for engine in &self.cores {
-            let luns: Vec<_> = engine.luns().map(|l| (l.addr, l.state, l.inflight)).collect();
+            let luns: Vec<_> = engine
+                .luns()
+                .map(|l| (l.addr, l.state, l.inflight))
+                .collect();
             let ports: Vec<_> = engine.port_stats().collect();
             text += &format!("\n{luns:?}\n{:?}\n{ports:?}", engine.counters());
         }
@@ -384,7 +429,10 @@ impl Bench {
                     assert_eq!((pool.overflow, pool.held), (0, 0));
                     assert!(pool.held_max <= size.base + size.overflow);
                 }
-                assert_eq!(stats.unsendable, 0, "a frame was cut without a place for it");
+                assert_eq!(
+                    stats.unsendable, 0,
+                    "a frame was cut without a place for it"
+                );
                 assert_eq!(stats.transmitted, engine.port(id as u8).unwrap().taken);
             }
         }
@@ -415,8 +463,13 @@ impl Io {
                 assert!(rest.is_empty(), "the pieces do not add up");
             }
         }
-        let mut iov: Vec<_> =
-            pieces.iter_mut().map(|p| Iovec { base: p.as_mut_ptr(), len: p.len() }).collect();
+        let mut iov: Vec<_> = pieces
+            .iter_mut()
+            .map(|p| Iovec {
+                base: p.as_mut_ptr(),
+                len: p.len(),
+            })
+            .collect();
         let sgl = match memory {
             _ if len == 0 => Sgl::NONE,
             Memory::Zeroes => Sgl::zeroes(len as u32),
@@ -429,6 +482,16 @@ impl Io {
                 Sgl::many(NonNull::new(iov.as_mut_ptr()).unwrap(), iov.len() as u32)
             },
         };
-        (Self { host, op, lba, sectors, pieces, iov }, sgl)
+        (
+            Self {
+                host,
+                op,
+                lba,
+                sectors,
+                pieces,
+                iov,
+            },
+            sgl,
+        )
     }
 }

@@ -74,7 +74,12 @@ impl Frame {
     }
 
     fn fill(&mut self, id: FrameId, len: usize) -> &mut Vec<u8> {
-        assert_eq!(self.state, State::Free, "frame {} is filled while it is not free", id.0);
+        assert_eq!(
+            self.state,
+            State::Free,
+            "frame {} is filled while it is not free",
+            id.0
+        );
         self.state = State::Filled;
         self.len = len;
         &mut self.bytes
@@ -119,7 +124,11 @@ impl Nic {
         let fulls = sizes.full.base + sizes.full.overflow;
         let full = (0..fulls).map(|_| Frame::new(shape.full_room));
         Self {
-            info: PortInfo { mac: net::port_mac(port), mtu: shape.mtu, vlan: shape.vlan },
+            info: PortInfo {
+                mac: net::port_mac(port),
+                mtu: shape.mtu,
+                vlan: shape.vlan,
+            },
             frames: header.chain(full).collect(),
             ring: Ring::new(shape.ring, shape.policy, shape.seed ^ u64::from(port)),
             zero_copy: shape.zero_copy,
@@ -141,7 +150,11 @@ impl Nic {
     fn let_go(&mut self, gone: Vec<(u32, Part)>) {
         for (id, part) in gone {
             let frame = &mut self.frames[id as usize];
-            assert_eq!(frame.state, State::Taken, "frame {id} was reset while it was held");
+            assert_eq!(
+                frame.state,
+                State::Taken,
+                "frame {id} was reset while it was held"
+            );
             frame.head_held &= part == Part::Tail;
             frame.tail_held &= part == Part::Head;
         }
@@ -154,7 +167,11 @@ impl Nic {
                 Waiting::Copy(bytes) => bytes,
                 Waiting::Frame(id) => {
                     let frame = &self.frames[id as usize];
-                    assert_eq!(frame.state, State::Taken, "frame {id} was reset in the ring");
+                    assert_eq!(
+                        frame.state,
+                        State::Taken,
+                        "frame {id} was reset in the ring"
+                    );
                     self.ring.was_sent(id, frame.tail.is_some());
                     frame.gather()
                 }
@@ -173,7 +190,10 @@ impl Nic {
 
     /// Frames that the driver holds.
     pub fn held(&self) -> usize {
-        self.frames.iter().filter(|f| f.head_held || f.tail_held).count()
+        self.frames
+            .iter()
+            .filter(|f| f.head_held || f.tail_held)
+            .count()
     }
 
     /// Frames in the ring that read a caller's memory when they are sent.
@@ -190,7 +210,12 @@ impl Nic {
         self.let_go(gone);
         let copies = self.ring.policy == Policy::AtOnce;
         let frame = &mut self.frames[id.0 as usize];
-        assert_eq!(frame.state, State::Filled, "frame {} is offered but not filled", id.0);
+        assert_eq!(
+            frame.state,
+            State::Filled,
+            "frame {} is offered but not filled",
+            id.0
+        );
         frame.state = State::Taken;
         let waiting = if copies {
             Waiting::Copy(frame.gather())
@@ -252,8 +277,17 @@ impl Port for Nic {
 
     fn attach(&mut self, id: FrameId, bytes: NonNull<u8>, len: u32) -> bool {
         let frame = &mut self.frames[id.0 as usize];
-        assert_eq!(frame.state, State::Filled, "memory is attached to frame {}", id.0);
-        assert!(frame.tail.is_none(), "a second piece is attached to frame {}", id.0);
+        assert_eq!(
+            frame.state,
+            State::Filled,
+            "memory is attached to frame {}",
+            id.0
+        );
+        assert!(
+            frame.tail.is_none(),
+            "a second piece is attached to frame {}",
+            id.0
+        );
         if self.refuse_attach {
             return false;
         }
@@ -266,7 +300,11 @@ impl Port for Nic {
     }
 
     fn body(&mut self, id: FrameId, len: usize) -> &mut [u8] {
-        assert!(id.0 >= self.sizes.full.first, "frame {} is a header frame", id.0);
+        assert!(
+            id.0 >= self.sizes.full.first,
+            "frame {} is a header frame",
+            id.0
+        );
         let frame = &mut self.frames[id.0 as usize];
         let fits = len <= frame.bytes.len();
         let bytes = frame.fill(id, if fits { len } else { 0 });

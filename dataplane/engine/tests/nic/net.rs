@@ -97,7 +97,9 @@ impl Net {
             fault: Box::new(|_, _| Fate::Pass),
             random: Random(seed),
             astray: 0,
-            rx: (0..ports).map(|_| (0..cores).map(|_| VecDeque::new()).collect()).collect(),
+            rx: (0..ports)
+                .map(|_| (0..cores).map(|_| VecDeque::new()).collect())
+                .collect(),
             seen: Vec::new(),
             record: false,
             wire: BinaryHeap::new(),
@@ -106,10 +108,25 @@ impl Net {
     }
 
     pub fn add_host(&mut self, addr: ShelfSlot, port: u8, sectors: u64, max_sectors: u8) {
-        let config = TargetConfig { max_sectors, buffer_count: 32, ..TargetConfig::new(addr) };
+        let config = TargetConfig {
+            max_sectors,
+            buffer_count: 32,
+            ..TargetConfig::new(addr)
+        };
         let mac = Mac([2, 0, 0, 0, 1, self.hosts.len() as u8]);
-        let target = Target::new(config, MemDisk { sectors, ..MemDisk::default() });
-        self.hosts.push(Host { target, mac, port, alive: true });
+        let target = Target::new(
+            config,
+            MemDisk {
+                sectors,
+                ..MemDisk::default()
+            },
+        );
+        self.hosts.push(Host {
+            target,
+            mac,
+            port,
+            alive: true,
+        });
     }
 
     pub fn is_quiet(&self) -> bool {
@@ -130,15 +147,27 @@ impl Net {
         for delay in delays {
             self.seq += 1;
             let due = self.now + self.wire_ns + delay;
-            self.wire.push(Reverse(OnWire { due, seq: self.seq, way, port, bytes: bytes.clone() }));
+            self.wire.push(Reverse(OnWire {
+                due,
+                seq: self.seq,
+                way,
+                port,
+                bytes: bytes.clone(),
+            }));
         }
     }
 
     /// Delivers what is due.
     pub fn run(&mut self, now: u64) {
         self.now = now;
-        while self.wire.peek().is_some_and(|Reverse(frame)| frame.due <= now) {
-            let Some(Reverse(frame)) = self.wire.pop() else { break };
+        while self
+            .wire
+            .peek()
+            .is_some_and(|Reverse(frame)| frame.due <= now)
+        {
+            let Some(Reverse(frame)) = self.wire.pop() else {
+                break;
+            };
             match frame.way {
                 Way::ToTarget => self.ask_targets(&frame),
                 Way::ToInitiator => self.arrive(&frame),
@@ -149,7 +178,11 @@ impl Net {
     fn ask_targets(&mut self, frame: &OnWire) {
         let mut answers = Vec::new();
         let mut out = vec![0; 64 + 255 * SECTOR];
-        for host in self.hosts.iter_mut().filter(|h| h.alive && h.port == frame.port) {
+        for host in self
+            .hosts
+            .iter_mut()
+            .filter(|h| h.alive && h.port == frame.port)
+        {
             if let Some(len) = host.target.respond(&frame.bytes, host.mac, &mut out) {
                 answers.push(out[..len].to_vec());
             }
@@ -169,7 +202,11 @@ impl Net {
             1 => 0,
             _ => (header.tag.0 >> 31) as usize,
         };
-        let at = if astray { (owner + 1) % queues.len() } else { owner };
+        let at = if astray {
+            (owner + 1) % queues.len()
+        } else {
+            owner
+        };
         queues[at].push_back(frame.bytes.clone());
     }
 }
@@ -190,7 +227,11 @@ pub fn is_ata(frame: &[u8], command: u8) -> bool {
 pub fn content(lba: u64, stamp: u64) -> [u8; SECTOR] {
     let mut sector = [0; SECTOR];
     for (i, word) in sector.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let value = if i % 2 == 0 { lba } else { stamp << 8 | i as u64 };
+        let value = if i % 2 == 0 {
+            lba
+        } else {
+            stamp << 8 | i as u64
+        };
         *word = value.to_le_bytes();
     }
     sector
@@ -205,7 +246,10 @@ pub struct MemDisk {
 
 impl MemDisk {
     pub fn sector(&self, lba: u64) -> [u8; SECTOR] {
-        self.written.get(&lba).copied().unwrap_or_else(|| content(lba, 0))
+        self.written
+            .get(&lba)
+            .copied()
+            .unwrap_or_else(|| content(lba, 0))
     }
 }
 

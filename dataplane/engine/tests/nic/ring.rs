@@ -99,9 +99,17 @@ impl Ring {
             Policy::NextBurst | Policy::NearlyFull(_) => self.waiting.len() + self.sent.len(),
             _ => self.waiting.len(),
         };
-        let room = if self.link == Link::Gone { 0 } else { self.size.saturating_sub(used) };
+        let room = if self.link == Link::Gone {
+            0
+        } else {
+            self.size.saturating_sub(used)
+        };
         let most = offered.min(room);
-        if self.partial && most > 0 { self.random.below(most as u64 + 1) as usize } else { most }
+        if self.partial && most > 0 {
+            self.random.below(most as u64 + 1) as usize
+        } else {
+            most
+        }
     }
 
     /// Frames, or parts of them, that the driver lets go of at the beginning of a `tx_burst`.
@@ -110,7 +118,9 @@ impl Ring {
         let all = match self.policy {
             Policy::NextBurst | Policy::Stuck(_) => true,
             Policy::NearlyFull(least) => {
-                self.size.saturating_sub(self.waiting.len() + self.sent.len()) < least
+                self.size
+                    .saturating_sub(self.waiting.len() + self.sent.len())
+                    < least
             }
             Policy::AtOnce | Policy::Reuse | Policy::Odd | Policy::Never => false,
         };

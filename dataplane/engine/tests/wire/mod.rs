@@ -61,7 +61,9 @@ pub fn eal() -> Option<(Eal, MutexGuard<'static, ()>)> {
             log_level: "critical".into(),
             ..EalConfig::default()
         };
-        Eal::start(&config).map_err(|e| println!("skipped: {e}")).ok()
+        Eal::start(&config)
+            .map_err(|e| println!("skipped: {e}"))
+            .ok()
     };
     EAL.get_or_init(start).map(|eal| (eal, guard))
 }
@@ -103,8 +105,15 @@ pub struct Responder {
 
 impl Responder {
     pub fn new(port: DpdkPort) -> Self {
-        let config = TargetConfig { max_sectors: 16, buffer_count: 32, ..TargetConfig::new(LUN) };
-        let disk = MemDisk { sectors: 1 << 20, ..MemDisk::default() };
+        let config = TargetConfig {
+            max_sectors: 16,
+            buffer_count: 32,
+            ..TargetConfig::new(LUN)
+        };
+        let disk = MemDisk {
+            sectors: 1 << 20,
+            ..MemDisk::default()
+        };
         let frames = port.frames();
         Self {
             port,
@@ -132,7 +141,10 @@ impl Responder {
                 request[at..at + bytes.len()].copy_from_slice(bytes);
             });
             let mut out = vec![0; 9018];
-            if let Some(len) = self.target.respond(&request, self.port.info().mac, &mut out) {
+            if let Some(len) = self
+                .target
+                .respond(&request, self.port.info().mac, &mut out)
+            {
                 out.truncate(len);
                 answers.push(out);
             }
@@ -183,8 +195,11 @@ impl Wire {
         change(&mut ours);
         let port = open(eal, &ours, &map).unwrap();
         let responder = Responder::new(open(eal, &device(b), &map).unwrap());
-        let pacing =
-            PacingLimits { rto_min_ns: 20 * MS, rto_max_ns: SEC, rto_initial_ns: 100 * MS };
+        let pacing = PacingLimits {
+            rto_min_ns: 20 * MS,
+            rto_max_ns: SEC,
+            rto_initial_ns: 100 * MS,
+        };
         let config = Config {
             slots: 64,
             ios: 64,
@@ -197,7 +212,11 @@ impl Wire {
         };
         let mut engine = Engine::new(config, drain_ns).unwrap();
         engine.add_port(port, None).unwrap();
-        let mut wire = Self { engine, responder, now: SEC };
+        let mut wire = Self {
+            engine,
+            responder,
+            now: SEC,
+        };
         wire.run_until(|w| w.engine.luns().any(|l| l.state == LunState::Up));
         // The first rounds of discovery pass.
         wire.run(2 * SEC);
@@ -228,7 +247,12 @@ impl Wire {
     pub fn run_until(&mut self, done: impl Fn(&Self) -> bool) {
         let end = self.now + 20 * SEC;
         while !done(self) {
-            assert!(self.now < end, "still waiting: {:?} {:?}", self.stats(), self.engine.drops());
+            assert!(
+                self.now < end,
+                "still waiting: {:?} {:?}",
+                self.stats(),
+                self.engine.drops()
+            );
             self.turn();
         }
     }
@@ -238,7 +262,11 @@ impl Wire {
         self.responder.held.clear();
         self.run_until(|w| w.engine.is_whole() && w.responder.pool.is_whole());
         assert_eq!(self.engine.in_flight(), 0);
-        assert_eq!(self.engine.port(0).unwrap().touched(), 0, "the engine's frames");
+        assert_eq!(
+            self.engine.port(0).unwrap().touched(),
+            0,
+            "the engine's frames"
+        );
         assert_eq!(self.responder.port.touched(), 0, "the responder's frames");
         let port = self.engine.port_mut(0).unwrap();
         port.nudge();

@@ -42,7 +42,11 @@ impl Initiator {
     /// A ring that holds a caller's memory is flushed by any later frame whose answer comes back.
     fn probe_draining(&mut self) {
         for port in 0..self.ports.len() as u8 {
-            if !self.draining.iter().any(|&id| self.slots[id].port_first == port) {
+            if !self
+                .draining
+                .iter()
+                .any(|&id| self.slots[id].port_first == port)
+            {
                 continue;
             }
             let answers = |lun: &super::Lun| lun.state == LunState::Up && lun.port == port;
@@ -58,14 +62,21 @@ impl Initiator {
     /// Asks all targets to answer, now.
     pub fn rescan(&mut self) {
         let asked = self.broadcast(ShelfSlot::ALL);
-        let wait = if asked { self.config.discovery_interval_ns } else { 0 };
+        let wait = if asked {
+            self.config.discovery_interval_ns
+        } else {
+            0
+        };
         self.next_discovery = self.now.plus(wait);
     }
 
     /// Asks on all ports; false if there was no slot for one of them.
     fn broadcast(&mut self, addr: ShelfSlot) -> bool {
         let mut ports = 0..self.ports.len() as u8;
-        ports.all(|port| self.control(Kind::Discover(addr), LunId(0), port, self.now).is_some())
+        ports.all(|port| {
+            self.control(Kind::Discover(addr), LunId(0), port, self.now)
+                .is_some()
+        })
     }
 
     /// Probes the LUNs that are not up: a few one by one, many with one question to all. And asks
@@ -134,7 +145,11 @@ impl Initiator {
     ) -> Received {
         if header.command != Command::Query as u8 {
             let ours = self.slots.layout.split(header.tag).is_some();
-            return self.dropped(if ours { DropReason::StaleTag } else { DropReason::ForeignTag });
+            return self.dropped(if ours {
+                DropReason::StaleTag
+            } else {
+                DropReason::ForeignTag
+            });
         }
         if header.version > 1 {
             return self.dropped(DropReason::Version);
@@ -220,7 +235,10 @@ impl Initiator {
         lun.pacing = super::Pacing::new(&self.config.pacing, 1);
         self.limits(id, query);
         // Without a slot the next probe tries again.
-        if self.control(Kind::Ata(AtaOp::Identify), id, port, self.now).is_some() {
+        if self
+            .control(Kind::Ata(AtaOp::Identify), id, port, self.now)
+            .is_some()
+        {
             self.luns[usize::from(id.0)].state = LunState::Identifying;
         }
     }
@@ -253,7 +271,10 @@ impl Initiator {
     /// Takes over how much the target can take.
     fn limits(&mut self, id: LunId, query: &Query<'_>) {
         let lun = &mut self.luns[usize::from(id.0)];
-        let mtu = self.ports.get(usize::from(lun.port)).map_or(0, |p| p.info.mtu);
+        let mtu = self
+            .ports
+            .get(usize::from(lun.port))
+            .map_or(0, |p| p.info.mtu);
         let sectors = sectors_per_frame(query.max_sectors, mtu);
         let share = u32::from(query.buffer_count) / self.config.cores.max(1);
         let window = share.clamp(1, self.config.window_max.max(1));
@@ -293,7 +314,10 @@ impl Initiator {
         let lun = &mut self.luns[usize::from(slot.lun)];
         lun.state = LunState::Up;
         if changed || !was_up {
-            self.event(Event::Up { lun: lun_id, changed });
+            self.event(Event::Up {
+                lun: lun_id,
+                changed,
+            });
         }
         self.make_ready(lun_id);
         Received::Done
@@ -312,7 +336,11 @@ impl Initiator {
             // Asked once more while it works: what it said before still holds.
             return;
         }
-        lun.state = if lun.identify.is_some() { LunState::Lost } else { LunState::Absent };
+        lun.state = if lun.identify.is_some() {
+            LunState::Lost
+        } else {
+            LunState::Absent
+        };
         self.event(Event::IdentifyFailed { lun: id });
     }
 

@@ -81,7 +81,11 @@ impl IoTable {
             let next = i as u32 + 1;
             row.next = if next == count { NONE } else { next };
         }
-        Self { rows, free: if count == 0 { NONE } else { 0 }, used: 0 }
+        Self {
+            rows,
+            free: if count == 0 { NONE } else { 0 },
+            used: 0,
+        }
     }
 
     #[inline]

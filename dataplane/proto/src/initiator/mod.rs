@@ -13,6 +13,7 @@
 //! answered or given up, *and* no ring can still read the caller's payload. Each transmission of
 //! a command has a tag of its own. Nothing here allocates after [`Initiator::new`].
 
+mod config;
 mod discovery;
 mod error;
 mod io;
@@ -26,6 +27,7 @@ mod timeout;
 mod timers;
 mod transmit;
 
+pub use config::{Config, ConfigError};
 pub use error::{DropReason, Drops, IoError, SubmitError};
 pub use io::{IoId, Op};
 pub use lun::{LunId, LunInfo, LunState, LunStats};
@@ -50,95 +52,6 @@ pub const MAX_PORTS: usize = 8;
 const CONTROL_SLOTS: u32 = 16;
 /// Events that wait for the host; beyond it the oldest are dropped and counted.
 const EVENTS: usize = 1024;
-
-/// What an initiator is made with. Times are in nanoseconds.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This core's number, which is a part of each tag.
-    pub core: u32,
-    /// How many cores share the ports.
-    pub cores: u32,
-    /// AoE commands in flight at most; at least 32, and `cores * slots` up to 2^24.
-    pub slots: u32,
-    /// I/Os in flight at most.
-    pub ios: u32,
-    /// LUNs at most, up to 65,535.
-    pub luns: u16,
-    /// Whether LUNs that nobody configured are added when they answer.
-    pub discover: bool,
-    /// How long a frame may live in the network: no tag comes back sooner.
-    pub frame_lifetime_ns: u64,
-    /// How long commands are sent again before the LUN counts as lost.
-    pub loss_timeout_ns: u64,
-    /// How often LUNs that are not up are looked for.
-    pub probe_interval_ns: u64,
-    /// How often all targets are asked to answer.
-    pub discovery_interval_ns: u64,
-    /// The most commands in flight to one LUN, whatever its buffer count.
-    pub window_max: u32,
-    /// A turn that comes later than this after the last one: the core did not run, and the time
-    /// counts for no timeout.
-    pub pause_ns: u64,
-    /// When to send again.
-    pub pacing: PacingLimits,
-    /// Where tags start: something unpredictable.
-    pub seed: u64,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        const MS: u64 = 1_000_000;
-        Self {
-            core: 0,
-            cores: 1,
-            slots: 1024,
-            ios: 1024,
-            luns: 256,
-            discover: true,
-            frame_lifetime_ns: 10_000 * MS,
-            loss_timeout_ns: 30_000 * MS,
-            probe_interval_ns: 1_000 * MS,
-            discovery_interval_ns: 60_000 * MS,
-            window_max: 256,
-            pause_ns: 50 * MS,
-            pacing: PacingLimits {
-                rto_min_ns: 20 * MS,
-                rto_max_ns: 4_000 * MS,
-                rto_initial_ns: 200 * MS,
-            },
-            seed: 0,
-        }
-    }
-}
-
-/// Why an [`Initiator`] could not be made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// Too few or too many slots for the tags.
-    #[error(
-        "{slots} slots on each of {cores} cores do not fit a tag: slots must be 32 or more, and cores times slots at most 2^24"
-    )]
-    Slots {
-        /// Slots asked for.
-        slots: u32,
-        /// Cores asked for.
-        cores: u32,
-    },
-    /// The core's number is not below the number of cores.
-    #[error("core {core} of {cores}: numbers start at 0")]
-    Core {
-        /// This core's number.
-        core: u32,
-        /// Cores asked for.
-        cores: u32,
-    },
-    /// No room for any I/O.
-    #[error("an initiator needs room for at least one I/O")]
-    Ios,
-    /// More ports than [`MAX_PORTS`].
-    #[error("more than {MAX_PORTS} ports")]
-    Ports,
-}
 
 /// One port, as far as frames depend on it.
 #[derive(Clone, Copy, Debug)]
@@ -351,7 +264,10 @@ impl Initiator {
         sectors: u32,
         user: u64,
     ) -> Result<IoId, SubmitError> {
-        let row = self.luns.get_mut(usize::from(lun.0)).ok_or(SubmitError::NoSuchLun)?;
+        let row = self
+            .luns
+            .get_mut(usize::from(lun.0))
+            .ok_or(SubmitError::NoSuchLun)?;
         if row.state != LunState::Up {
             return Err(SubmitError::NotReady);
         }
@@ -369,7 +285,12 @@ impl Initiator {
             }
             Op::Read | Op::Write => in_range(row, lba, sectors)?,
         };
-        if row.head != NONE && self.ports.get(usize::from(row.port)).is_some_and(|p| p.blocked) {
+        if row.head != NONE
+            && self
+                .ports
+                .get(usize::from(row.port))
+                .is_some_and(|p| p.blocked)
+        {
             return Err(SubmitError::Busy);
         }
         let lba = if op == Op::Flush { 0 } else { lba };
@@ -536,7 +457,10 @@ impl Initiator {
     /// Counters.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters { tag_rests: self.slots.tag_rests, ..self.counters }
+        Counters {
+            tag_rests: self.slots.tag_rests,
+            ..self.counters
+        }
     }
 
     /// Dropped frames by reason.
@@ -581,7 +505,9 @@ impl Initiator {
     #[inline]
     #[must_use]
     pub fn identity(&self, id: LunId) -> u32 {
-        self.luns.get(usize::from(id.0)).map_or(0, |lun| lun.identity)
+        self.luns
+            .get(usize::from(id.0))
+            .map_or(0, |lun| lun.identity)
     }
 
     /// All LUNs that were ever configured or seen.
@@ -596,7 +522,11 @@ fn supported(lun: &Lun, op: Op) -> Result<(), SubmitError> {
         Op::Trim => id.trim,
         Op::Read | Op::Write => true,
     });
-    if offered { Ok(()) } else { Err(SubmitError::Unsupported(op)) }
+    if offered {
+        Ok(())
+    } else {
+        Err(SubmitError::Unsupported(op))
+    }
 }
 
 #[inline]
@@ -606,6 +536,10 @@ fn in_range(lun: &Lun, lba: u64, sectors: u32) -> Result<u32, SubmitError> {
     }
     match lba.checked_add(u64::from(sectors)) {
         Some(end) if end <= lun.capacity => Ok(sectors),
-        _ => Err(SubmitError::OutOfRange { lba, sectors, capacity: lun.capacity }),
+        _ => Err(SubmitError::OutOfRange {
+            lba,
+            sectors,
+            capacity: lun.capacity,
+        }),
     }
 }

@@ -147,7 +147,9 @@ mod tests {
     #[test]
     fn each_copy_waits_twice_as_long_up_to_the_ceiling() {
         let p = Pacing::new(&LIMITS, 16);
-        let waits: Vec<_> = [0, 1, 2, 255].map(|copy| p.rto_ns(copy, &LIMITS) / 1_000_000).into();
+        let waits: Vec<_> = [0, 1, 2, 255]
+            .map(|copy| p.rto_ns(copy, &LIMITS) / 1_000_000)
+            .into();
         assert_eq!(waits, [200, 400, 800, 4_000]);
     }
 

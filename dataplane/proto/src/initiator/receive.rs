@@ -46,9 +46,15 @@ impl Initiator {
         if core != self.config.core && core < self.config.cores {
             return Received::Elsewhere(core);
         }
-        let found = self.slots.layout.split(header.tag).and_then(|(slot, generation)| {
-            self.slots.copy_of(slot, generation).map(|copy| (slot, copy))
-        });
+        let found = self
+            .slots
+            .layout
+            .split(header.tag)
+            .and_then(|(slot, generation)| {
+                self.slots
+                    .copy_of(slot, generation)
+                    .map(|copy| (slot, copy))
+            });
         let Some((id, copy)) = found else {
             return self.unmatched(port, &header, head, at, len);
         };

@@ -123,7 +123,13 @@ impl Slots {
                 empty
             })
             .collect();
-        Self { rows, free: (0..count).collect(), layout, lifetime_ns, tag_rests: 0 }
+        Self {
+            rows,
+            free: (0..count).collect(),
+            layout,
+            lifetime_ns,
+            tag_rests: 0,
+        }
     }
 
     pub fn len(&self) -> u32 {

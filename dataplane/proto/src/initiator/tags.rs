@@ -21,7 +21,11 @@ impl TagLayout {
     /// remain, or this is `None`.
     #[must_use]
     pub fn new(core: u32, cores: u32, slots: u32) -> Option<Self> {
-        let bits = |n: u32| n.max(1).checked_next_power_of_two().map(u32::trailing_zeros);
+        let bits = |n: u32| {
+            n.max(1)
+                .checked_next_power_of_two()
+                .map(u32::trailing_zeros)
+        };
         let (core_bits, slot_bits) = (bits(cores)?, bits(slots)?);
         (core < cores.max(1) && core_bits + slot_bits <= 24).then_some(Self {
             core,
@@ -90,7 +94,10 @@ pub struct Lap {
 
 impl Lap {
     /// Nothing used yet.
-    pub const NEW: Self = Self { uses: 0, began: Time(0) };
+    pub const NEW: Self = Self {
+        uses: 0,
+        began: Time(0),
+    };
 
     /// Counts one use; false if the slot has to rest until the frame lifetime has passed.
     #[inline]
@@ -102,7 +109,10 @@ impl Lap {
             if now.since(self.began) < lifetime_ns {
                 return false;
             }
-            *self = Self { uses: 0, began: now };
+            *self = Self {
+                uses: 0,
+                began: now,
+            };
         }
         self.uses += 1;
         true
@@ -147,7 +157,10 @@ mod tests {
 
     #[test]
     fn another_cores_tag_is_not_ours() {
-        let (a, b) = (TagLayout::new(0, 2, 64).unwrap(), TagLayout::new(1, 2, 64).unwrap());
+        let (a, b) = (
+            TagLayout::new(0, 2, 64).unwrap(),
+            TagLayout::new(1, 2, 64).unwrap(),
+        );
         assert_eq!(a.split(b.tag(3, 7)), None);
     }
 

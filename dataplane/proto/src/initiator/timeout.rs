@@ -131,7 +131,9 @@ impl Initiator {
 
     /// Fails all I/O of a LUN, sent or not. Buffers that a ring may still read come back later.
     pub fn fail_all(&mut self, id: LunId, error: IoError) {
-        let Some(lun) = self.luns.get(usize::from(id.0)) else { return };
+        let Some(lun) = self.luns.get(usize::from(id.0)) else {
+            return;
+        };
         let mut head = lun.head;
         while head != NONE {
             self.pop_io(id);

@@ -19,7 +19,11 @@ pub(super) struct Timers {
 impl Timers {
     pub fn new(slots: u32) -> Self {
         let due = vec![Time::NEVER; slots as usize].into_boxed_slice();
-        Self { due, tick: 0, now: Time(0) }
+        Self {
+            due,
+            tick: 0,
+            now: Time(0),
+        }
     }
 
     #[inline]

@@ -74,8 +74,10 @@ impl Transmit {
             Body::Ata(_) => Command::Ata,
             Body::Query => Command::Query,
         };
-        let header =
-            Header { vlan, ..Header::request(self.dst, src, self.addr, command, self.tag) };
+        let header = Header {
+            vlan,
+            ..Header::request(self.dst, src, self.addr, command, self.tag)
+        };
         let at = header.emit(out).unwrap_or(0);
         let rest = &mut out[at..];
         let len = at
@@ -102,7 +104,9 @@ impl Initiator {
     #[inline]
     pub fn next_transmit(&mut self) -> Option<Transmit> {
         for _ in 0..self.send.len() {
-            let Some(id) = self.send.pop_front() else { break };
+            let Some(id) = self.send.pop_front() else {
+                break;
+            };
             self.slots[id].in_send = false;
             if self.slots[id].state != State::Queued {
                 continue;
@@ -278,7 +282,15 @@ impl Initiator {
         }
         slot.state = State::Sent;
         self.timers.arm(id, self.now.plus(timeout));
-        Some(Transmit { slot: id, port, payload, dst, addr, tag, body })
+        Some(Transmit {
+            slot: id,
+            port,
+            payload,
+            dst,
+            addr,
+            tag,
+            body,
+        })
     }
 
     /// The host attached the caller's memory to this slot's frame instead of copying it.
@@ -299,7 +311,8 @@ impl Initiator {
     /// sent has to fail as well.
     pub(super) fn queue(&mut self, id: u32) {
         self.slots[id].state = State::Queued;
-        self.timers.arm(id, self.now.plus(self.config.pacing.rto_min_ns));
+        self.timers
+            .arm(id, self.now.plus(self.config.pacing.rto_min_ns));
         self.push(id);
     }
 
@@ -334,12 +347,24 @@ fn ata_frame(op: AtaOp, slot: &super::slots::Slot, lun: &super::Lun) -> (AtaHead
         AtaOp::Write => {
             let len = slot.sectors * SECTOR as u32;
             let (io, offset, private) = (IoId(slot.io), slot.offset, slot.copies > 1);
-            (write_command(slot.lba, count, lun.lba48), Payload::Io { io, offset, len, private })
+            (
+                write_command(slot.lba, count, lun.lba48),
+                Payload::Io {
+                    io,
+                    offset,
+                    len,
+                    private,
+                },
+            )
         }
         AtaOp::Flush => (flush_command(lun.flush_ext), Payload::None),
-        AtaOp::Trim => {
-            (trim_command(), Payload::TrimRanges { lba: slot.lba, sectors: slot.sectors })
-        }
+        AtaOp::Trim => (
+            trim_command(),
+            Payload::TrimRanges {
+                lba: slot.lba,
+                sectors: slot.sectors,
+            },
+        ),
         AtaOp::Identify => (identify_command(), Payload::None),
     }
 }

@@ -18,7 +18,10 @@ const BAD_ARGUMENT: Failure = Failure::Aoe(AoeError::BadArgument);
 const ABORTED: Failure = ata_failure(ata_status::ERR, ata_error::ABRT);
 
 const fn ata_failure(status: u8, error: u8) -> Failure {
-    Failure::Ata { status: ata_status::DRDY | status, error }
+    Failure::Ata {
+        status: ata_status::DRDY | status,
+        error,
+    }
 }
 
 impl From<DiskError> for Failure {
@@ -92,7 +95,10 @@ impl<D: Disk> Target<D> {
             ata_cmd::CHECK_POWER => {
                 self.stats.power_checks += 1;
                 // Active or idle.
-                Ok(Success { sectors: 0xff, ..Success::default() })
+                Ok(Success {
+                    sectors: 0xff,
+                    ..Success::default()
+                })
             }
             _ => Err(ABORTED),
         }
@@ -106,7 +112,10 @@ impl<D: Disk> Target<D> {
         self.disk.read(lba, out)?;
         self.stats.reads += 1;
         self.stats.sectors_read += u64::from(ata.sectors);
-        Ok(Success { data_len: ata.data_len(), sectors: 0 })
+        Ok(Success {
+            data_len: ata.data_len(),
+            sectors: 0,
+        })
     }
 
     #[inline]
@@ -140,7 +149,9 @@ impl<D: Disk> Target<D> {
     }
 
     fn identify(&mut self, ata: &AtaHeader, room: &mut [u8]) -> Result<Success, Failure> {
-        let out = room.first_chunk_mut::<SECTOR>().filter(|_| ata.sectors == 1);
+        let out = room
+            .first_chunk_mut::<SECTOR>()
+            .filter(|_| ata.sectors == 1);
         let identify = Identify {
             lba48: true,
             sectors: self.capacity(),
@@ -158,7 +169,10 @@ impl<D: Disk> Target<D> {
         };
         identify.emit(out.ok_or(BAD_ARGUMENT)?);
         self.stats.identifies += 1;
-        Ok(Success { data_len: SECTOR, sectors: 0 })
+        Ok(Success {
+            data_len: SECTOR,
+            sectors: 0,
+        })
     }
 
     /// A count of 0 would mean 256 sectors to a disk, and no frame carries those: refused rather
@@ -173,12 +187,20 @@ impl<D: Disk> Target<D> {
     fn check_range(&self, lba: u64, sectors: u64) -> Result<(), Failure> {
         // Both come from at most 48 bits each.
         let within = lba + sectors <= self.capacity();
-        if within { Ok(()) } else { Err(DiskError::PastEnd.into()) }
+        if within {
+            Ok(())
+        } else {
+            Err(DiskError::PastEnd.into())
+        }
     }
 
     #[inline]
     fn check_writable(&self) -> Result<(), Failure> {
-        if self.disk.read_only() { Err(DiskError::Refused.into()) } else { Ok(()) }
+        if self.disk.read_only() {
+            Err(DiskError::Refused.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Sectors that 48 bits can address.

@@ -11,7 +11,10 @@ pub struct MacList {
 
 impl Default for MacList {
     fn default() -> Self {
-        MacList { macs: [Mac::default(); MacList::CAPACITY], len: 0 }
+        MacList {
+            macs: [Mac::default(); MacList::CAPACITY],
+            len: 0,
+        }
     }
 }
 
@@ -42,7 +45,9 @@ impl MacList {
         if self.contains(mac) {
             return true;
         }
-        let Some(free) = self.macs.get_mut(self.len) else { return false };
+        let Some(free) = self.macs.get_mut(self.len) else {
+            return false;
+        };
         *free = mac;
         self.len += 1;
         true

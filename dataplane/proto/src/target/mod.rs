@@ -129,7 +129,10 @@ impl<D: Disk> Target<D> {
             )
         };
         let at = header.emit(out).ok()?;
-        let len = self.query_response(QueryCmd::Read as u8).emit(out.get_mut(at..)?).ok()?;
+        let len = self
+            .query_response(QueryCmd::Read as u8)
+            .emit(out.get_mut(at..)?)
+            .ok()?;
         pad(out, at + len).ok()
     }
 
@@ -250,7 +253,12 @@ impl<D: Disk> Target<D> {
     }
 
     fn query_response(&self, ccmd: u8) -> Query<'_> {
-        let TargetConfig { buffer_count, firmware, max_sectors, .. } = self.config;
+        let TargetConfig {
+            buffer_count,
+            firmware,
+            max_sectors,
+            ..
+        } = self.config;
         Query::response(buffer_count, firmware, max_sectors, ccmd, self.string.get())
     }
 
@@ -281,7 +289,11 @@ impl<D: Disk> Target<D> {
             }
             count = u8::try_from(shown).unwrap_or(u8::MAX);
         }
-        let response = MaskHeader { command: header.command, error, count };
+        let response = MaskHeader {
+            command: header.command,
+            error,
+            count,
+        };
         let Ok(len) = response.emit(list.get(..shown).unwrap_or_default(), body) else {
             self.stats.no_room += 1;
             return Reply::Silence;
@@ -308,7 +320,10 @@ impl<D: Disk> Target<D> {
     }
 
     fn reserve(&mut self, src: Mac, payload: &[u8], body: &mut [u8]) -> Reply {
-        let Some(command) = payload.first().and_then(|&code| ReserveCmd::from_code(code)) else {
+        let Some(command) = payload
+            .first()
+            .and_then(|&code| ReserveCmd::from_code(code))
+        else {
             return Reply::Error(AoeError::BadArgument);
         };
         if command != ReserveCmd::Read {
@@ -323,7 +338,11 @@ impl<D: Disk> Target<D> {
         let room = body.len().saturating_sub(RESERVE_LEN) / size_of::<Mac>();
         let macs = self.reservations.as_slice();
         let macs = macs.get(..room).unwrap_or(macs);
-        let Ok(len) = (Reserve { command: command as u8, macs }).emit(body) else {
+        let Ok(len) = (Reserve {
+            command: command as u8,
+            macs,
+        })
+        .emit(body) else {
             self.stats.no_room += 1;
             return Reply::Silence;
         };
@@ -362,7 +381,10 @@ struct ConfigString {
 
 impl Default for ConfigString {
     fn default() -> Self {
-        ConfigString { bytes: [0; MAX_STRING], len: 0 }
+        ConfigString {
+            bytes: [0; MAX_STRING],
+            len: 0,
+        }
     }
 }
 

@@ -223,7 +223,13 @@ pub const fn write_command(lba: u64, sectors: u8, lba48: bool) -> AtaHeader {
 
 #[inline]
 const fn transfer(flags: u8, command: u8, lba: u64, sectors: u8) -> AtaHeader {
-    AtaHeader { flags, feature_or_error: 0, sectors, command_or_status: command, lba }
+    AtaHeader {
+        flags,
+        feature_or_error: 0,
+        sectors,
+        command_or_status: command,
+        lba,
+    }
 }
 
 /// FLUSH CACHE, or FLUSH CACHE EXT: take the one that IDENTIFY offers.

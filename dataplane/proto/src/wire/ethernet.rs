@@ -148,7 +148,10 @@ impl Header {
             version: aoe.version_flags >> 4,
             flags: Flags(aoe.version_flags & 0xf),
             error: aoe.error,
-            addr: ShelfSlot { shelf: aoe.shelf.get(), slot: aoe.slot },
+            addr: ShelfSlot {
+                shelf: aoe.shelf.get(),
+                slot: aoe.slot,
+            },
             command: aoe.command,
             tag: Tag(aoe.tag.get()),
         };
@@ -160,12 +163,23 @@ impl Header {
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, ShortBuffer> {
         let (need, have) = (self.len(), out.len());
         let short = |_| ShortBuffer { need, have };
-        let outer = if self.vlan.is_some() { ETHERTYPE_VLAN } else { ETHERTYPE };
-        let eth = RawEthernet { dst: self.dst, src: self.src, ethertype: outer.into() };
+        let outer = if self.vlan.is_some() {
+            ETHERTYPE_VLAN
+        } else {
+            ETHERTYPE
+        };
+        let eth = RawEthernet {
+            dst: self.dst,
+            src: self.src,
+            ethertype: outer.into(),
+        };
         let at = put(&eth, out).map_err(short)?;
         let mut rest = out.get_mut(at..).unwrap_or_default();
         if let Some(tci) = self.vlan {
-            let tag = RawVlan { tci: tci.into(), ethertype: ETHERTYPE.into() };
+            let tag = RawVlan {
+                tci: tci.into(),
+                ethertype: ETHERTYPE.into(),
+            };
             let at = put(&tag, rest).map_err(short)?;
             rest = rest.get_mut(at..).unwrap_or_default();
         }
@@ -185,6 +199,10 @@ impl Header {
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "a header is never empty")]
     pub const fn len(&self) -> usize {
-        if self.vlan.is_some() { HEADER_LEN + super::VLAN_LEN } else { HEADER_LEN }
+        if self.vlan.is_some() {
+            HEADER_LEN + super::VLAN_LEN
+        } else {
+            HEADER_LEN
+        }
     }
 }

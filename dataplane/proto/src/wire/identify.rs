@@ -71,8 +71,20 @@ impl Identify {
         let words = Words::parse(data)?;
         // The rule is 01 in bits 15:14. A target that left bit 14 out is believed all the same; bit
         // 15 set is what a bus with nobody on it reads.
-        let supported = |word| if words.get(83) & 1 << 15 == 0 { words.get(word) } else { 0 };
-        let enabled = |word| if words.get(87) & 1 << 15 == 0 { words.get(word) } else { 0 };
+        let supported = |word| {
+            if words.get(83) & 1 << 15 == 0 {
+                words.get(word)
+            } else {
+                0
+            }
+        };
+        let enabled = |word| {
+            if words.get(87) & 1 << 15 == 0 {
+                words.get(word)
+            } else {
+                0
+            }
+        };
         // Either word will do for LBA48, as in the Linux driver. A flush is believed only if both
         // agree, and the EXT one only with LBA48: some disks set its bit by mistake.
         let sectors48 = words.u64(100) % LBA48_SECTORS;
@@ -82,7 +94,11 @@ impl Identify {
         let (logical_sector, physical_sector) = words.sector_sizes();
         Ok(Identify {
             lba48,
-            sectors: if lba48 { sectors48 } else { u64::from(words.u32(60)) % LBA28_SECTORS },
+            sectors: if lba48 {
+                sectors48
+            } else {
+                u64::from(words.u32(60)) % LBA28_SECTORS
+            },
             serial: words.text(10),
             firmware: words.text(23),
             model: words.text(27),
@@ -161,7 +177,11 @@ impl Identify {
 pub fn ascii_field<const N: usize>(text: &str) -> [u8; N] {
     let mut field = [b' '; N];
     for (to, from) in field.iter_mut().zip(text.bytes()) {
-        *to = if from == b' ' || from.is_ascii_graphic() { from } else { b'.' };
+        *to = if from == b' ' || from.is_ascii_graphic() {
+            from
+        } else {
+            b'.'
+        };
     }
     field
 }
@@ -169,8 +189,14 @@ pub fn ascii_field<const N: usize>(text: &str) -> [u8; N] {
 /// Text for people: no spaces or NULs around it, nothing that a terminal would obey.
 fn trimmed(field: &[u8]) -> String {
     let padding = |b: &u8| *b == b' ' || *b == 0;
-    let start = field.iter().position(|b| !padding(b)).unwrap_or(field.len());
-    let end = field.iter().rposition(|b| !padding(b)).map_or(start, |last| last + 1);
+    let start = field
+        .iter()
+        .position(|b| !padding(b))
+        .unwrap_or(field.len());
+    let end = field
+        .iter()
+        .rposition(|b| !padding(b))
+        .map_or(start, |last| last + 1);
     Printable(field.get(start..end).unwrap_or_default()).to_string()
 }
 
@@ -179,13 +205,17 @@ struct Words<'a>(&'a [[u8; 2]]);
 
 impl<'a> Words<'a> {
     fn parse(data: &'a [u8]) -> Result<Words<'a>, ParseError> {
-        let (words, _) =
-            data.get(..SECTOR).ok_or(ParseError::Runt { len: data.len() })?.as_chunks::<2>();
+        let (words, _) = data
+            .get(..SECTOR)
+            .ok_or(ParseError::Runt { len: data.len() })?
+            .as_chunks::<2>();
         Ok(Words(words))
     }
 
     fn get(&self, word: usize) -> u16 {
-        self.0.get(word).map_or(0, |bytes| u16::from_le_bytes(*bytes))
+        self.0
+            .get(word)
+            .map_or(0, |bytes| u16::from_le_bytes(*bytes))
     }
 
     /// Two words, the less significant first.
@@ -199,7 +229,9 @@ impl<'a> Words<'a> {
     }
 
     fn wwn(&self) -> u64 {
-        WWN_WORDS.iter().fold(0, |wwn, &(word, shift)| wwn | u64::from(self.get(word)) << shift)
+        WWN_WORDS.iter().fold(0, |wwn, &(word, shift)| {
+            wwn | u64::from(self.get(word)) << shift
+        })
     }
 
     /// Logical and physical sector in bytes; 512 where nothing sensible is said.
@@ -208,12 +240,29 @@ impl<'a> Words<'a> {
         if sizes & (1 << 15 | VALID) != VALID {
             return (SECTOR as u32, SECTOR as u32);
         }
-        let logical = if sizes & LONG_LOGICAL != 0 { self.u32(117).saturating_mul(2) } else { 0 };
-        let logical = if valid_sector(logical) { logical } else { SECTOR as u32 };
-        let exponent = if sizes & MANY_PER_PHYSICAL != 0 { u32::from(sizes & 0xf) } else { 0 };
-        let physical = logical.checked_shl(exponent).filter(|&size| valid_sector(size));
+        let logical = if sizes & LONG_LOGICAL != 0 {
+            self.u32(117).saturating_mul(2)
+        } else {
+            0
+        };
+        let logical = if valid_sector(logical) {
+            logical
+        } else {
+            SECTOR as u32
+        };
+        let exponent = if sizes & MANY_PER_PHYSICAL != 0 {
+            u32::from(sizes & 0xf)
+        } else {
+            0
+        };
+        let physical = logical
+            .checked_shl(exponent)
+            .filter(|&size| valid_sector(size));
         // What shl pushes out is lost silently: only a larger size is a size.
-        (logical, physical.filter(|&size| size >= logical).unwrap_or(logical))
+        (
+            logical,
+            physical.filter(|&size| size >= logical).unwrap_or(logical),
+        )
     }
 
     /// ASCII in reading order.
@@ -246,8 +295,15 @@ impl WordsMut<'_> {
     }
 
     fn set_sector_sizes(&mut self, logical: u32, physical: u32) {
-        let logical = if valid_sector(logical) { logical } else { SECTOR as u32 };
-        let ratio = physical.checked_div(logical).filter(|r| r.is_power_of_two()).unwrap_or(1);
+        let logical = if valid_sector(logical) {
+            logical
+        } else {
+            SECTOR as u32
+        };
+        let ratio = physical
+            .checked_div(logical)
+            .filter(|r| r.is_power_of_two())
+            .unwrap_or(1);
         let mut sizes = VALID;
         if logical != SECTOR as u32 {
             sizes |= LONG_LOGICAL;

@@ -75,7 +75,11 @@ impl Directive {
     /// A directive to add, delete or (as a response's entry) just name `mac`.
     #[inline]
     pub const fn new(command: u8, mac: Mac) -> Directive {
-        Directive { reserved: 0, command, mac }
+        Directive {
+            reserved: 0,
+            command,
+            mac,
+        }
     }
 }
 
@@ -96,12 +100,19 @@ impl MaskHeader {
     pub fn parse(b: &[u8]) -> Result<(MaskHeader, &[Directive]), ParseError> {
         let (raw, rest) =
             RawMask::ref_from_prefix(b).map_err(|_| ParseError::Runt { len: b.len() })?;
-        let header = MaskHeader { command: raw.command, error: raw.error, count: raw.count };
+        let header = MaskHeader {
+            command: raw.command,
+            error: raw.error,
+            count: raw.count,
+        };
         if raw.error != mask_error::NONE {
             return Ok((header, &[]));
         }
         let available = rest.len() / size_of::<Directive>();
-        let error = ParseError::ListLength { count: raw.count, available };
+        let error = ParseError::ListLength {
+            count: raw.count,
+            available,
+        };
         let (directives, _) =
             <[Directive]>::ref_from_prefix_with_elems(rest, usize::from(raw.count))
                 .map_err(|_| error)?;
@@ -111,8 +122,12 @@ impl MaskHeader {
     /// Writes 4 bytes and the directives, of which there should be `count`; returns how many bytes.
     #[inline]
     pub fn emit(&self, directives: &[Directive], out: &mut [u8]) -> Result<usize, ShortBuffer> {
-        let raw =
-            RawMask { reserved: 0, command: self.command, error: self.error, count: self.count };
+        let raw = RawMask {
+            reserved: 0,
+            command: self.command,
+            error: self.error,
+            count: self.count,
+        };
         let at = put(&raw, out)?;
         put_slice(directives.as_bytes(), at, out)
     }

@@ -185,7 +185,9 @@ fn put<T: zerocopy::IntoBytes + zerocopy::Immutable>(
 ) -> Result<usize, ShortBuffer> {
     let need = size_of::<T>();
     let have = out.len();
-    value.write_to_prefix(out).map_err(|_| ShortBuffer { need, have })?;
+    value
+        .write_to_prefix(out)
+        .map_err(|_| ShortBuffer { need, have })?;
     Ok(need)
 }
 
@@ -194,7 +196,9 @@ fn put<T: zerocopy::IntoBytes + zerocopy::Immutable>(
 fn put_slice(bytes: &[u8], offset: usize, out: &mut [u8]) -> Result<usize, ShortBuffer> {
     let need = offset.saturating_add(bytes.len());
     let have = out.len();
-    out.get_mut(offset..need).ok_or(ShortBuffer { need, have })?.copy_from_slice(bytes);
+    out.get_mut(offset..need)
+        .ok_or(ShortBuffer { need, have })?
+        .copy_from_slice(bytes);
     Ok(need)
 }
 
@@ -206,7 +210,10 @@ pub fn pad(frame: &mut [u8], len: usize) -> Result<usize, ShortBuffer> {
         return Ok(len);
     }
     let have = frame.len();
-    let padding = frame.get_mut(len..MIN_FRAME).ok_or(ShortBuffer { need: MIN_FRAME, have })?;
+    let padding = frame.get_mut(len..MIN_FRAME).ok_or(ShortBuffer {
+        need: MIN_FRAME,
+        have,
+    })?;
     padding.fill(0);
     Ok(MIN_FRAME)
 }
@@ -217,8 +224,11 @@ pub struct Printable<'a>(pub &'a [u8]);
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for &byte in self.0 {
-            let shown =
-                if byte == b' ' || byte.is_ascii_graphic() { char::from(byte) } else { '.' };
+            let shown = if byte == b' ' || byte.is_ascii_graphic() {
+                char::from(byte)
+            } else {
+                '.'
+            };
             fmt::Write::write_char(f, shown)?;
         }
         Ok(())

@@ -85,7 +85,14 @@ impl<'a> Query<'a> {
     pub const fn request(ccmd: QueryCmd, string: &'a [u8]) -> Query<'a> {
         // The Linux driver and aoetools leave the version nibble of a request at 0.
         let ccmd = ccmd as u8;
-        Query { buffer_count: 0, firmware: 0, max_sectors: 0, version: 0, ccmd, string }
+        Query {
+            buffer_count: 0,
+            firmware: 0,
+            max_sectors: 0,
+            version: 0,
+            ccmd,
+            string,
+        }
     }
 
     /// An answer, in our version of the protocol.
@@ -97,7 +104,14 @@ impl<'a> Query<'a> {
         ccmd: u8,
         string: &'a [u8],
     ) -> Query<'a> {
-        Query { buffer_count, firmware, max_sectors, version: VERSION, ccmd, string }
+        Query {
+            buffer_count,
+            firmware,
+            max_sectors,
+            version: VERSION,
+            ccmd,
+            string,
+        }
     }
 
     /// Parses what follows the AoE header.
@@ -106,9 +120,18 @@ impl<'a> Query<'a> {
         let (raw, rest) =
             RawQuery::ref_from_prefix(b).map_err(|_| ParseError::Runt { len: b.len() })?;
         let len = raw.string_len.get();
-        let error = ParseError::StringLength { len, available: rest.len() };
-        let string = rest.get(..usize::from(len)).filter(|s| s.len() <= MAX_STRING).ok_or(error)?;
-        Ok(Query { string, ..Query::fixed(raw) })
+        let error = ParseError::StringLength {
+            len,
+            available: rest.len(),
+        };
+        let string = rest
+            .get(..usize::from(len))
+            .filter(|s| s.len() <= MAX_STRING)
+            .ok_or(error)?;
+        Ok(Query {
+            string,
+            ..Query::fixed(raw)
+        })
     }
 
     /// Parses the fixed part alone: the string of a [`QueryCmd::Read`] request has no meaning, so
@@ -137,7 +160,10 @@ impl<'a> Query<'a> {
     #[inline]
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, ShortBuffer> {
         let need = QUERY_LEN.saturating_add(self.string.len());
-        let short = ShortBuffer { need, have: out.len().min(QUERY_LEN + MAX_STRING) };
+        let short = ShortBuffer {
+            need,
+            have: out.len().min(QUERY_LEN + MAX_STRING),
+        };
         let len = u16::try_from(self.string.len()).map_err(|_| short)?;
         if need > short.have {
             return Err(short);

@@ -67,10 +67,16 @@ impl<'a> Reserve<'a> {
         let (raw, rest) =
             RawReserve::ref_from_prefix(b).map_err(|_| ParseError::Runt { len: b.len() })?;
         let available = rest.len() / size_of::<Mac>();
-        let error = ParseError::ListLength { count: raw.count, available };
+        let error = ParseError::ListLength {
+            count: raw.count,
+            available,
+        };
         let (macs, _) =
             <[Mac]>::ref_from_prefix_with_elems(rest, usize::from(raw.count)).map_err(|_| error)?;
-        Ok(Reserve { command: raw.command, macs })
+        Ok(Reserve {
+            command: raw.command,
+            macs,
+        })
     }
 
     /// Writes 2 bytes and the MACs; returns how many bytes. The format has no room for more than
@@ -78,10 +84,19 @@ impl<'a> Reserve<'a> {
     #[inline]
     pub fn emit(&self, out: &mut [u8]) -> Result<usize, ShortBuffer> {
         let need = RESERVE_LEN.saturating_add(size_of_val(self.macs));
-        let short =
-            ShortBuffer { need, have: out.len().min(RESERVE_LEN + MAX_MACS * size_of::<Mac>()) };
+        let short = ShortBuffer {
+            need,
+            have: out.len().min(RESERVE_LEN + MAX_MACS * size_of::<Mac>()),
+        };
         let count = u8::try_from(self.macs.len()).map_err(|_| short)?;
-        let at = put(&RawReserve { command: self.command, count }, out).map_err(|_| short)?;
+        let at = put(
+            &RawReserve {
+                command: self.command,
+                count,
+            },
+            out,
+        )
+        .map_err(|_| short)?;
         put_slice(self.macs.as_bytes(), at, out)
     }
 }

@@ -27,7 +27,10 @@ pub fn golden() -> Vec<Golden> {
     let mut frames: Vec<Golden> = Vec::new();
     for line in include_str!("../golden/vblade.txt").lines() {
         if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-            frames.push(Golden { name, frame: Some(Vec::new()) });
+            frames.push(Golden {
+                name,
+                frame: Some(Vec::new()),
+            });
         } else if line == "silence" {
             frames.last_mut().unwrap().frame = None;
         } else if !line.starts_with('#') {
@@ -35,7 +38,13 @@ pub fn golden() -> Vec<Golden> {
                 line.as_bytes().as_chunks::<2>().0.iter().map(|pair| {
                     u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()
                 });
-            frames.last_mut().unwrap().frame.as_mut().unwrap().extend(bytes);
+            frames
+                .last_mut()
+                .unwrap()
+                .frame
+                .as_mut()
+                .unwrap()
+                .extend(bytes);
         }
     }
     assert_eq!(frames.len(), 1 + 2 * 40, "announcement and 40 exchanges");
@@ -45,12 +54,17 @@ pub fn golden() -> Vec<Golden> {
 /// One recorded frame.
 pub fn golden_frame(name: &str) -> Vec<u8> {
     let found = golden().into_iter().find(|g| g.name == name);
-    found.unwrap_or_else(|| panic!("no {name}")).frame.unwrap_or_else(|| panic!("{name} is silent"))
+    found
+        .unwrap_or_else(|| panic!("no {name}"))
+        .frame
+        .unwrap_or_else(|| panic!("{name} is silent"))
 }
 
 /// The bytes that capture.py writes: they tell sector and place.
 pub fn pattern(sectors: usize, salt: usize) -> Vec<u8> {
-    (0..sectors).flat_map(|s| (0..SECTOR).map(move |i| (salt + s + i) as u8)).collect()
+    (0..sectors)
+        .flat_map(|s| (0..SECTOR).map(move |i| (salt + s + i) as u8))
+        .collect()
 }
 
 /// A disk in memory.
@@ -74,14 +88,23 @@ impl MemDisk {
 
     pub fn new(sectors: u64) -> MemDisk {
         let bytes = vec![0; sectors as usize * SECTOR];
-        MemDisk { bytes, flushes: 0, read_only: false, trim: false, failure: None }
+        MemDisk {
+            bytes,
+            flushes: 0,
+            read_only: false,
+            trim: false,
+            failure: None,
+        }
     }
 
     fn range(&mut self, lba: u64, len: usize) -> Result<&mut [u8], DiskError> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        assert!(len > 0 && len.is_multiple_of(SECTOR), "the contract of Disk");
+        assert!(
+            len > 0 && len.is_multiple_of(SECTOR),
+            "the contract of Disk"
+        );
         let at = lba as usize * SECTOR;
         Ok(&mut self.bytes[at..at + len])
     }

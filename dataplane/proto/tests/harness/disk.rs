@@ -19,7 +19,9 @@ pub fn content(lba: u64, stamp: u64) -> [u8; SECTOR] {
 
 /// The content of `sectors` sectors from `lba` on.
 pub fn contents(lba: u64, sectors: u32, stamp: u64) -> Vec<u8> {
-    (lba..lba + u64::from(sectors)).flat_map(|lba| content(lba, stamp)).collect()
+    (lba..lba + u64::from(sectors))
+        .flat_map(|lba| content(lba, stamp))
+        .collect()
 }
 
 /// A disk of any size.
@@ -36,11 +38,17 @@ pub struct SparseDisk {
 
 impl SparseDisk {
     pub fn new(sectors: u64) -> Self {
-        Self { sectors, ..Self::default() }
+        Self {
+            sectors,
+            ..Self::default()
+        }
     }
 
     pub fn sector(&self, lba: u64) -> [u8; SECTOR] {
-        self.written.get(&lba).copied().unwrap_or_else(|| content(lba, 0))
+        self.written
+            .get(&lba)
+            .copied()
+            .unwrap_or_else(|| content(lba, 0))
     }
 
     fn check(&self, lba: u64, sectors: u64) -> Result<(), DiskError> {

@@ -16,13 +16,18 @@ pub struct Info {
 pub fn info(frame: &[u8]) -> Info {
     let (header, at) = Header::parse(frame).unwrap();
     let is_ata = header.command == Command::Ata as u8;
-    let ata = AtaHeader::parse(&frame[at..]).ok().filter(|_| is_ata).map(|(ata, _)| ata);
+    let ata = AtaHeader::parse(&frame[at..])
+        .ok()
+        .filter(|_| is_ata)
+        .map(|(ata, _)| ata);
     Info { header, at, ata }
 }
 
 /// Whether the frame is an ATA one with this command, which only a request tells.
 pub fn is_command(frame: &[u8], command: u8) -> bool {
-    info(frame).ata.is_some_and(|ata| ata.command_or_status == command)
+    info(frame)
+        .ata
+        .is_some_and(|ata| ata.command_or_status == command)
 }
 
 /// Whether it is an ATA response with `sectors` of data and nothing else.
@@ -49,20 +54,29 @@ pub fn edit_ata(frame: &mut [u8], edit: impl FnOnce(&mut AtaHeader)) {
 
 /// Makes an answer an AoE error without a body.
 pub fn make_error(frame: &mut Vec<u8>, code: u8) {
-    edit_header(frame, |h| (h.flags, h.error) = (Flags::ERROR_RESPONSE, code));
+    edit_header(frame, |h| {
+        (h.flags, h.error) = (Flags::ERROR_RESPONSE, code)
+    });
     frame.truncate(60);
 }
 
 /// Makes an answer an ATA failure without data.
 pub fn make_ata_failure(frame: &mut Vec<u8>, status: u8, error: u8) {
-    edit_ata(frame, |a| (a.command_or_status, a.feature_or_error) = (status, error));
+    edit_ata(frame, |a| {
+        (a.command_or_status, a.feature_or_error) = (status, error)
+    });
     frame.truncate(60);
 }
 
 /// Changes words of an IDENTIFY answer: `edit` gets the word's number and its value.
 pub fn edit_identify(frame: &mut [u8], edit: impl Fn(usize, u16) -> u16) {
     let at = info(frame).at + 12;
-    for (i, word) in frame[at..at + 512].as_chunks_mut::<2>().0.iter_mut().enumerate() {
+    for (i, word) in frame[at..at + 512]
+        .as_chunks_mut::<2>()
+        .0
+        .iter_mut()
+        .enumerate()
+    {
         *word = edit(i, u16::from_le_bytes(*word)).to_le_bytes();
     }
 }
@@ -76,7 +90,9 @@ pub fn config_frame(dst: Mac, src: Mac, addr: ShelfSlot, version: u8, tag: u32) 
         ..Header::request(dst, src, addr, Command::Query, Tag(tag))
     };
     let at = header.emit(&mut frame).unwrap();
-    let len = Query::response(16, 1, 2, 0, &[]).emit(&mut frame[at..]).unwrap();
+    let len = Query::response(16, 1, 2, 0, &[])
+        .emit(&mut frame[at..])
+        .unwrap();
     pad(&mut frame, at + len).unwrap();
     frame
 }

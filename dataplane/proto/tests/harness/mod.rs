@@ -148,7 +148,13 @@ pub fn host_mac(host: usize) -> Mac {
 
 /// A configuration for tests: tables that are small, and a seed that stays the same.
 pub fn config() -> Config {
-    Config { slots: 256, ios: 256, luns: 64, seed: 42, ..Config::default() }
+    Config {
+        slots: 256,
+        ios: 256,
+        luns: 64,
+        seed: 42,
+        ..Config::default()
+    }
 }
 
 impl Sim {
@@ -159,7 +165,11 @@ impl Sim {
 
     /// Ports with these MTUs.
     pub fn with_ports(config: Config, mtus: &[u32]) -> Self {
-        let info = |(i, &mtu): (usize, _)| PortInfo { mac: port_mac(i as u8), mtu, vlan: None };
+        let info = |(i, &mtu): (usize, _)| PortInfo {
+            mac: port_mac(i as u8),
+            mtu,
+            vlan: None,
+        };
         Self::with_port_infos(config, mtus.iter().enumerate().map(info).collect())
     }
 
@@ -209,7 +219,12 @@ impl Sim {
         config.max_sectors = ((self.ports[0].mtu - 22) / 512).min(255) as u8;
         let mac = host_mac(self.hosts.len());
         let target = Target::new(config, SparseDisk::new(sectors));
-        self.hosts.push(Host { target, mac, ports: vec![0], alive: true });
+        self.hosts.push(Host {
+            target,
+            mac,
+            ports: vec![0],
+            alive: true,
+        });
         self.hosts.len() - 1
     }
 
@@ -293,14 +308,26 @@ impl Sim {
     pub fn run_until(&mut self, limit_ns: u64, done: impl Fn(&Self) -> bool) {
         let end = self.now + limit_ns;
         while !done(self) {
-            assert!(self.now < end, "still waiting after {limit_ns} ns: {:?}", self.summary());
+            assert!(
+                self.now < end,
+                "still waiting after {limit_ns} ns: {:?}",
+                self.summary()
+            );
             self.turn();
         }
     }
 
     fn summary(&self) -> String {
-        let luns: Vec<_> = self.init.luns().map(|l| (l.addr, l.state, l.inflight)).collect();
-        format!("{luns:?}, {} pending, {:?}", self.pending.len(), self.init.counters())
+        let luns: Vec<_> = self
+            .init
+            .luns()
+            .map(|l| (l.addr, l.state, l.inflight))
+            .collect();
+        format!(
+            "{luns:?}, {} pending, {:?}",
+            self.pending.len(),
+            self.init.counters()
+        )
     }
 
     /// Waits until all I/O is completed, and checks that nothing is left behind.
@@ -318,7 +345,11 @@ impl Sim {
 
     /// Frames that were sent with this ATA command.
     pub fn sent_ata(&self, ata_command: u8) -> Vec<Sent> {
-        let wanted = |s: &&Sent| s.info.ata.is_some_and(|a| a.command_or_status == ata_command);
+        let wanted = |s: &&Sent| {
+            s.info
+                .ata
+                .is_some_and(|a| a.command_or_status == ata_command)
+        };
         self.sent.iter().filter(wanted).copied().collect()
     }
 

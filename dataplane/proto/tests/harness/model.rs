@@ -26,7 +26,15 @@ impl Pending {
             Op::Write => contents(lba, sectors, user),
             Op::Flush | Op::Trim => Vec::new(),
         };
-        Self { lun, op, lba, sectors, user, id, buffer }
+        Self {
+            lun,
+            op,
+            lba,
+            sectors,
+            user,
+            id,
+            buffer,
+        }
     }
 
     pub fn range(&self) -> std::ops::Range<u64> {
@@ -58,10 +66,16 @@ impl Model {
     }
 
     pub(super) fn submitted(&mut self, new: &Pending, pending: &HashMap<u64, Pending>) {
-        assert!(!Self::conflicts(new, pending), "a test must not overlap its own I/O");
+        assert!(
+            !Self::conflicts(new, pending),
+            "a test must not overlap its own I/O"
+        );
         if new.op == Op::Write {
             for lba in new.range() {
-                self.stamps.entry((new.lun, lba)).or_insert_with(|| vec![0]).push(new.user);
+                self.stamps
+                    .entry((new.lun, lba))
+                    .or_insert_with(|| vec![0])
+                    .push(new.user);
             }
         }
     }

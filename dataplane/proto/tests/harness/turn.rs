@@ -34,8 +34,14 @@ impl Sim {
     fn carry(&mut self) {
         let mut burst = self.rx_burst;
         let mut left_for_later = Vec::new();
-        while self.wire.peek().is_some_and(|Reverse(frame)| frame.due <= self.now) {
-            let Some(Reverse(frame)) = self.wire.pop() else { break };
+        while self
+            .wire
+            .peek()
+            .is_some_and(|Reverse(frame)| frame.due <= self.now)
+        {
+            let Some(Reverse(frame)) = self.wire.pop() else {
+                break;
+            };
             match frame.way {
                 Way::ToTarget => self.deliver_to_targets(&frame),
                 Way::ToInitiator if burst == 0 => left_for_later.push(Reverse(frame)),
@@ -82,7 +88,13 @@ impl Sim {
             let due = at + self.wire_ns + delay;
             self.seq += 1;
             let bytes = bytes.clone();
-            self.wire.push(Reverse(OnWire { due, seq: self.seq, way, port, bytes }));
+            self.wire.push(Reverse(OnWire {
+                due,
+                seq: self.seq,
+                way,
+                port,
+                bytes,
+            }));
         }
     }
 
@@ -104,7 +116,13 @@ impl Sim {
             head = more.min(frame.len());
             answer = self.init.received(port, &frame[..head], frame.len());
         }
-        if let Received::Data { io, offset, len, at } = answer {
+        if let Received::Data {
+            io,
+            offset,
+            len,
+            at,
+        } = answer
+        {
             let user = self.users[&io.0];
             let buffer = &mut self.pending.get_mut(&user).unwrap().buffer;
             let (offset, len, at) = (offset as usize, len as usize, at as usize);
@@ -126,7 +144,12 @@ impl Sim {
                 frame.emit_ranges(&mut ranges);
                 bytes.extend_from_slice(&ranges);
             }
-            Payload::Io { io, offset, len, private } => {
+            Payload::Io {
+                io,
+                offset,
+                len,
+                private,
+            } => {
                 let user = self.users[&io.0];
                 let (offset, len) = (offset as usize, len as usize);
                 if self.zero_copy && !private {
@@ -139,11 +162,19 @@ impl Sim {
         }
         let whole = bytes.len() + in_place.map_or(0, |p| p.len);
         let headers = 14 + if port.vlan.is_some() { 4 } else { 0 };
-        assert!(whole <= headers + port.mtu as usize, "{whole} bytes on an MTU of {}", port.mtu);
+        assert!(
+            whole <= headers + port.mtu as usize,
+            "{whole} bytes on an MTU of {}",
+            port.mtu
+        );
         self.note(frame, &bytes);
         self.released.remove(&frame.slot);
         let ring = &mut self.rings[usize::from(frame.port)];
-        ring.push_back(RingFrame { slot: frame.slot, bytes, in_place });
+        ring.push_back(RingFrame {
+            slot: frame.slot,
+            bytes,
+            in_place,
+        });
         match &mut self.untaken[usize::from(frame.port)] {
             Some(count) => *count += 1,
             None => self.init.accepted(frame.port, 1),
@@ -154,7 +185,12 @@ impl Sim {
     fn note(&mut self, frame: &Transmit, bytes: &[u8]) {
         let info = info(bytes);
         assert_eq!(info.header.src, self.ports[usize::from(frame.port)].mac);
-        self.sent.push(Sent { at: self.now, slot: frame.slot, port: frame.port, info });
+        self.sent.push(Sent {
+            at: self.now,
+            slot: frame.slot,
+            port: frame.port,
+            info,
+        });
         if info.header.command == Command::Ata as u8 {
             let addr = info.header.addr;
             self.by_tag.insert(info.header.tag.0, (addr, frame.slot));
@@ -174,7 +210,9 @@ impl Sim {
             {
                 if let Some(InPlace { user, offset, len }) = frame.in_place {
                     let io = self.pending.get(&user);
-                    let buffer = &io.expect("a ring reads a buffer that was given back").buffer;
+                    let buffer = &io
+                        .expect("a ring reads a buffer that was given back")
+                        .buffer;
                     frame.bytes.extend_from_slice(&buffer[offset..offset + len]);
                     self.released.insert(frame.slot);
                 }
