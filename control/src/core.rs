@@ -423,6 +423,7 @@ fn failure(error: IoError) -> nbd::NbdErrno {
             | AoeError::Other(_),
         )
         | IoError::Ata { .. }
+        | IoError::Restarted
         | IoError::TimedOut
         | IoError::LunLost => nbd::NbdErrno::Io,
     }

@@ -358,7 +358,6 @@ fn an_idle_lun_is_lost_too() {
 }
 
 #[test]
-#[ignore = "aoed does not do that yet: hazard 34, the FLUSH succeeds"]
 fn a_flush_after_a_restart_tells_of_lost_writes() {
     let Some(mut lab) = Lab::start(loss_after(2000)) else {
         return;
@@ -379,7 +378,6 @@ fn a_flush_after_a_restart_tells_of_lost_writes() {
 }
 
 #[test]
-#[ignore = "aoed does not do that yet: hazard 34, the FLUSH succeeds"]
 fn a_quick_restart_is_noticed_by_the_next_flush() {
     let Some(mut lab) = Lab::start(Plan::default()) else {
         return;

@@ -164,12 +164,13 @@ impl Initiator {
             return self.dropped(DropReason::BadAddress);
         }
         self.counters.announcements += 1;
-        self.announced(port, header.addr);
+        self.announced(port, header);
         Received::Done
     }
 
     /// Somebody says that a target is there: asks it, unless it is up or was asked just now.
-    fn announced(&mut self, port: u8, addr: ShelfSlot) {
+    fn announced(&mut self, port: u8, header: &Header) {
+        let addr = header.addr;
         let soon = self.config.probe_interval_ns / 4;
         match self.find_lun(addr) {
             Some(id) => {
@@ -177,7 +178,13 @@ impl Initiator {
                 let asked = lun.probed != Time(0) && self.now.since(lun.probed) < soon;
                 match lun.state {
                     // Its target may have been restarted, over another disk perhaps.
-                    LunState::Up | LunState::Identifying => lun.ask_again = true,
+                    LunState::Up | LunState::Identifying => {
+                        lun.ask_again = true;
+                        // To all, so it is no late answer to us.
+                        if header.dst.is_group() && header.src == lun.mac {
+                            lun.durability.restarted();
+                        }
+                    }
                     LunState::Absent | LunState::Lost if asked => {}
                     LunState::Absent | LunState::Lost => {
                         lun.probed = self.now.max(Time(1));
@@ -231,6 +238,10 @@ impl Initiator {
     /// A target answers for a LUN that was not up.
     fn found(&mut self, id: LunId, port: u8, mac: Mac, query: &Query<'_>) {
         let lun = &mut self.luns[usize::from(id.0)];
+        if lun.state == LunState::Lost {
+            // Why it was away is not known; that it was restarted is the worse guess to get wrong.
+            lun.durability.restarted();
+        }
         (lun.port, lun.mac, lun.last_stranger) = (port, mac, None);
         lun.pacing = super::Pacing::new(&self.config.pacing, 1);
         self.limits(id, query);

@@ -23,6 +23,10 @@ pub enum IoError {
     /// The target answered nothing at all within the loss timeout.
     #[error("the LUN is lost: the target answered nothing within the loss timeout")]
     LunLost,
+    /// A flush after the target was seen to have restarted: writes that were answered before may be
+    /// lost. It is said once.
+    #[error("the target has restarted: writes that it had answered before may be lost")]
+    Restarted,
     /// The caller or the shutdown gave it up.
     #[error("aborted")]
     Aborted,

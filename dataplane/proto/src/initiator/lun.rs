@@ -1,5 +1,6 @@
 //! LUNs: who answers for a shelf.slot, how large its frames may be, and what waits to be sent.
 
+use super::durability::Durability;
 use super::io::NONE;
 use super::pacing::{Pacing, PacingLimits};
 use super::time::Time;
@@ -65,6 +66,7 @@ pub(super) struct Lun {
     pub last_answer: Time,
     pub stats: LunStats,
     pub capacity: u64,
+    pub durability: Durability,
 
     /// Counts the disks that this LUN has been, by serial and model.
     pub identity: u32,
@@ -102,6 +104,7 @@ impl Lun {
             last_answer: Time(0),
             stats: LunStats::default(),
             capacity: 0,
+            durability: Durability::default(),
             identity: 0,
             identify: None,
             buffer_count: 0,

@@ -15,6 +15,7 @@
 
 mod config;
 mod discovery;
+mod durability;
 mod error;
 mod io;
 mod lun;
@@ -307,6 +308,12 @@ impl Initiator {
             user,
         };
         let id = self.ios.take(io).ok_or(SubmitError::Busy)?;
+        if op == Op::Flush && row.durability.take_loss() {
+            let io = &mut self.ios[id];
+            (io.left, io.queued, io.error) = (0, false, Some(IoError::Restarted));
+            self.settle(id);
+            return Ok(IoId(id));
+        }
         if row.tail == NONE {
             row.head = id;
         } else {

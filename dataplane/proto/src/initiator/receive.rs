@@ -186,7 +186,10 @@ impl Initiator {
                 answer
             }
             AtaOp::Write | AtaOp::Flush | AtaOp::Trim => {
-                self.advance(id, slot);
+                match self.settled(slot, op) {
+                    None => self.advance(id, slot),
+                    error => self.retire(id, error),
+                }
                 Received::Done
             }
         }

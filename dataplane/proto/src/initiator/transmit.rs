@@ -212,6 +212,9 @@ impl Initiator {
         let sectors = io::split(io.lba, io.left, max);
         let slot = &mut self.slots[slot_id];
         (slot.io, slot.lba, slot.offset, slot.sectors) = (io_id, io.lba, io.offset, sectors);
+        if io.op == Op::Flush {
+            row.durability.covered_by(slot);
+        }
         io.open += 1;
         io.left -= sectors;
         io.lba += u64::from(sectors);
