@@ -11,8 +11,8 @@ use crate::port::{BURST, Port};
 use crate::unit::{InPlace, PortStats, PortUnit};
 use aoe_proto::ShelfSlot;
 use aoe_proto::initiator::{
-    Config, ConfigError, Counters, Drops, Event, Initiator, IoError, IoId, LINEAR_MAX, LunId,
-    LunInfo, Op, SubmitError, Time,
+    Blocked, Config, ConfigError, Counters, Drops, Event, Initiator, IoError, IoId, LINEAR_MAX,
+    LunId, LunInfo, Op, SubmitError, Time,
 };
 use std::sync::Arc;
 
@@ -79,6 +79,7 @@ pub struct Engine<P: Port> {
     scratch: Box<[u8; LINEAR_MAX]>,
     drain_timeout_ns: u64,
     core: u32,
+    given_up: u64,
 }
 
 impl<P: Port> Engine<P> {
@@ -98,6 +99,7 @@ impl<P: Port> Engine<P> {
             scratch: Box::new([0; LINEAR_MAX]),
             drain_timeout_ns,
             core,
+            given_up: 0,
         })
     }
 
@@ -123,7 +125,11 @@ impl<P: Port> Engine<P> {
         let received = self.receive();
         self.initiator.tick();
         if !self.initiator.draining().is_empty() {
-            self.drain(now);
+            self.drain();
+        }
+        if self.given_up != self.initiator.given_up() {
+            self.given_up = self.initiator.given_up();
+            self.drop_batches();
         }
         let transmitted = self.transmit();
         for unit in &mut self.ports {
@@ -189,9 +195,9 @@ impl<P: Port> Engine<P> {
         for (id, unit) in ports.iter_mut().enumerate() {
             unit.begin_turn();
             total += unit.flush_batch(initiator, id as u8);
-            let ready = unit.is_ready();
-            unit.stats.blocked_turns += u64::from(!ready);
-            initiator.set_blocked(id as u8, !ready);
+            let blocked = unit.blocked();
+            unit.stats.blocked_turns += u64::from(blocked != Blocked::Nothing);
+            initiator.set_blocked(id as u8, blocked);
         }
         while let Some(frame) = initiator.next_transmit() {
             let id = frame.port;
@@ -202,9 +208,7 @@ impl<P: Port> Engine<P> {
             if unit.batch.len() == BURST {
                 total += unit.flush_batch(initiator, id);
             }
-            if !unit.is_ready() {
-                initiator.set_blocked(id, true);
-            }
+            initiator.set_blocked(id, unit.blocked());
         }
         for (id, unit) in ports.iter_mut().enumerate() {
             total += unit.flush_batch(initiator, id as u8);
@@ -212,15 +216,25 @@ impl<P: Port> Engine<P> {
         total
     }
 
+    /// Some I/O was given up: what the driver has not even taken of it must not be sent later.
+    #[cold]
+    fn drop_batches(&mut self) {
+        for (id, unit) in self.ports.iter_mut().enumerate() {
+            unit.put_batch_back(&mut self.initiator, id as u8);
+        }
+    }
+
     /// Buffers of I/Os that have ended while a ring may still read them.
     #[cold]
-    fn drain(&mut self, now: Time) {
+    fn drain(&mut self) {
         let Self {
             initiator,
             ports,
             in_place,
             ..
         } = self;
+        // Time in which this core did not run is no time in which a driver could have let go.
+        let now = initiator.now();
         for unit in ports.iter_mut() {
             unit.port.nudge();
         }
@@ -247,8 +261,7 @@ impl<P: Port> Engine<P> {
             // Nobody answers and the driver does not let go: the last resort. What the driver never
             // took is not its own; to the state machine it is lost.
             unit.stats.flushes += 1;
-            let unsent = unit.put_batch_back();
-            initiator.accepted(id, unsent as u64);
+            unit.put_batch_back(initiator, id);
             unit.port.flush();
         }
     }
@@ -427,7 +440,7 @@ impl<P: Port> Engine<P> {
 impl<P: Port> Drop for Engine<P> {
     fn drop(&mut self) {
         for unit in &mut self.ports {
-            unit.put_batch_back();
+            unit.put_batch_back(&mut self.initiator, 0);
         }
         // A ring may still read the blocks of unfinished I/O: better lost than reused.
         for block in &mut self.blocks {

@@ -5,7 +5,7 @@ use crate::handover::Handover;
 use crate::mem::Sgl;
 use crate::port::{BURST, Port};
 use aoe_proto::initiator::{
-    HEADER_ROOM, Initiator, IoId, LINEAR_MAX, Payload, Received, Time, Transmit,
+    Blocked, HEAD_MIN, HEADER_ROOM, Initiator, IoId, LINEAR_MAX, Payload, Received, Time, Transmit,
 };
 use std::sync::Arc;
 
@@ -50,6 +50,8 @@ pub(crate) struct PortUnit<P: Port> {
     /// Since when slots drain on this port without any of them getting done.
     pub drain_since: Option<Time>,
     pub drain_count: usize,
+    /// Frames with a sequence number that could not be filled, since the batch was last empty.
+    pub unsent: u64,
     pub stats: PortStats,
 }
 
@@ -71,6 +73,7 @@ impl<P: Port> PortUnit<P> {
             batch: Vec::with_capacity(BURST),
             drain_since: None,
             drain_count: 0,
+            unsent: 0,
             stats: PortStats::default(),
             handover,
             port,
@@ -98,11 +101,13 @@ impl<P: Port> PortUnit<P> {
 
     fn hand_over(&mut self, core: u32, i: usize) {
         let frame = self.port.rx_take(i);
-        if let (Some(handover), Some(frame)) = (&self.handover, frame) {
-            match handover.give(core, frame) {
-                true => self.stats.handed_over += 1,
-                false => self.stats.handover_full += 1,
-            }
+        let given = match (&self.handover, frame) {
+            (Some(handover), Some(frame)) => handover.give(core, frame),
+            _ => false,
+        };
+        match given {
+            true => self.stats.handed_over += 1,
+            false => self.stats.handover_full += 1,
         }
     }
 
@@ -123,9 +128,10 @@ impl<P: Port> PortUnit<P> {
         stuck
     }
 
-    /// Frames that were filled and never offered are nobody's but ours.
-    pub fn put_batch_back(&mut self) -> usize {
-        let count = self.batch.len();
+    /// Takes back frames that were filled and that the driver never took; to the state machine they
+    /// are lost.
+    pub fn put_batch_back(&mut self, initiator: &mut Initiator, id: u8) {
+        let count = self.batch.len() as u64;
         for frame in self.batch.drain(..) {
             let pool = if frame.0 >= self.first_full {
                 &mut self.full
@@ -134,7 +140,7 @@ impl<P: Port> PortUnit<P> {
             };
             pool.put_back(&mut self.port, frame);
         }
-        count
+        initiator.accepted(id, count + std::mem::take(&mut self.unsent));
     }
 
     pub fn begin_turn(&mut self) {
@@ -142,15 +148,21 @@ impl<P: Port> PortUnit<P> {
         self.full.begin_turn();
     }
 
-    /// Whether a frame of either kind can be put on the ring.
+    /// What cannot be put on the ring now, for want of frames or of room.
     #[inline]
-    pub fn is_ready(&mut self) -> bool {
-        self.batch.len() < BURST
-            && self.header.ready(&mut self.port)
-            && self.full.ready(&mut self.port)
+    pub fn blocked(&mut self) -> Blocked {
+        if self.batch.len() >= BURST || !self.header.ready(&mut self.port) {
+            Blocked::All
+        } else if self.full.ready(&mut self.port) {
+            Blocked::Nothing
+        } else if self.port.zero_copy() {
+            Blocked::Copies
+        } else {
+            Blocked::Payloads
+        }
     }
 
-    /// Fills a frame and puts it into the batch. [`Self::is_ready`] was true.
+    /// Fills a frame and puts it into the batch. [`Self::blocked`] did not forbid it.
     #[inline]
     pub fn put(
         &mut self,
@@ -197,10 +209,15 @@ impl<P: Port> PortUnit<P> {
         match frame {
             Some(frame) => self.batch.push(frame),
             None => {
-                // A frame larger than a full frame's buffer. Its sequence number is used up; to
-                // the state machine it is a lost frame.
-                self.stats.unsendable += 1;
-                initiator.accepted(t.port, 1);
+                // Its sequence number is used up.
+                self.unsent += 1;
+                if self.full.ready(&mut self.port) {
+                    // Larger than a frame's buffer; to the state machine it is lost.
+                    self.stats.unsendable += 1;
+                } else {
+                    // Memory that could not be sent in place, and no frame to copy it to.
+                    initiator.not_filled(t.slot);
+                }
             }
         }
     }
@@ -278,7 +295,7 @@ impl<P: Port> PortUnit<P> {
     /// Offers the batch to the driver; what it does not take stays in the batch.
     #[inline]
     pub fn flush_batch(&mut self, initiator: &mut Initiator, id: u8) -> usize {
-        if self.batch.is_empty() {
+        if self.batch.is_empty() && self.unsent == 0 {
             return 0;
         }
         let taken = self.port.tx_burst(&self.batch);
@@ -293,6 +310,9 @@ impl<P: Port> PortUnit<P> {
         self.batch.drain(..taken);
         self.stats.transmitted += taken as u64;
         initiator.accepted(id, taken as u64);
+        if self.batch.is_empty() {
+            initiator.accepted(id, std::mem::take(&mut self.unsent));
+        }
         taken
     }
 }
@@ -308,7 +328,12 @@ fn take_in<P: Port>(
     i: usize,
 ) -> Received {
     let len = port.rx_len(i);
-    let mut answer = initiator.received(id, port.rx_head(i), len);
+    let head = port.rx_head(i);
+    let short = head.len() < HEAD_MIN && head.len() < len;
+    let mut answer = match short {
+        false => initiator.received(id, head, len),
+        true => Received::Linearize(LINEAR_MAX),
+    };
     if let Received::Linearize(want) = answer {
         let want = want.min(len).min(LINEAR_MAX);
         port.rx_pieces(i, 0, want, |at, bytes| {

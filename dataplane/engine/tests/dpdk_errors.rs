@@ -134,7 +134,6 @@ fn settings_that_do_not_fit() {
 
 /// Far too many queues are far too many, whatever memory they would need.
 #[test]
-#[ignore = "bug: memory is checked before the number of queues, and blamed"]
 fn far_too_many_queues() {
     let Some((eal, _one)) = eal() else { return };
     let (a, _) = pair(eal, "queues");
@@ -230,7 +229,6 @@ fn a_device_is_opened_once() {
 
 /// A virtual device that was closed can be opened again by its name.
 #[test]
-#[ignore = "bug: closing a device leaves it plugged in, so its name is taken for ever"]
 fn a_device_can_be_opened_again_after_it_was_closed() {
     let Some((eal, _one)) = eal() else { return };
     let map = IovaMap::new(eal);

@@ -131,7 +131,6 @@ fn hazard_28_a_pause_causes_no_storm() {
 
 /// Hazard 28: time that a core did not run does not count against a driver that holds buffers.
 #[test]
-#[ignore = "bug: drain_since is in the host's time, which counts while the core did not run"]
 fn hazard_28_a_pause_does_not_stop_the_port() {
     let mut b = Bench::new(&Shape {
         drain_ns: 500 * MS,

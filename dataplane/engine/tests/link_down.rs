@@ -174,7 +174,6 @@ fn hazard_27_a_frame_that_the_driver_never_took_does_not_keep_its_io() {
 
 /// Hazard 31: what never left our hands is not sent long after its I/O has failed.
 #[test]
-#[ignore = "bug: copied writes stay in the batch of a port that takes nothing, and go out later"]
 fn hazard_31_a_failed_write_in_the_batch_is_not_sent_at_link_up() {
     let mut b = Bench::new(&Shape {
         zero_copy: false,

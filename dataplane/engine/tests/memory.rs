@@ -187,7 +187,6 @@ fn lengths_and_offsets_around_a_frame() {
 /// Hazard 25, and frames whose first segment is short: header split, a peer that sends headers in
 /// an mbuf of their own. The state machine wants 40 contiguous bytes unless a frame is shorter.
 #[test]
-#[ignore = "bug: rx_head may have fewer than the 40 bytes that Initiator::received asks for"]
 fn a_short_first_segment_is_made_contiguous() {
     for head_len in [1, 14, 18, 24, 28, 35, 36, 39] {
         for vlan in [None, Some(5)] {

@@ -253,7 +253,6 @@ fn bounced_writes_on_a_ring_that_lets_go_at_the_next_burst() {
 
 /// Reads and probes need no full frame: a resend storm that took them all must not stop those.
 #[test]
-#[ignore = "bug: an empty pool of full frames blocks header frames as well"]
 fn reads_go_on_while_all_full_frames_are_held() {
     let shape = Shape {
         policy: Policy::Never,

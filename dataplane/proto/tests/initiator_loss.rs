@@ -3,7 +3,7 @@
 mod harness;
 
 use aoe_proto::initiator::{
-    Config, DropReason, Event, IoError, LunId, LunState, Op, PacingLimits, SubmitError,
+    Blocked, Config, DropReason, Event, IoError, LunId, LunState, Op, PacingLimits, SubmitError,
 };
 use aoe_proto::wire::{AtaHeader, ata_cmd};
 use harness::*;
@@ -261,7 +261,7 @@ fn cannot_send(prepare: impl Fn(&mut Sim, LunId)) {
         "{:?}",
         sim.results
     );
-    sim.init.set_blocked(0, false);
+    sim.init.set_blocked(0, Blocked::Nothing);
     sim.take_frames(0);
     sim.up(at(1, 1));
     let user = sim.read(lun, 0, 100);
@@ -272,7 +272,7 @@ fn cannot_send(prepare: impl Fn(&mut Sim, LunId)) {
 #[test]
 fn hazard_27_io_that_could_never_be_sent_fails_after_the_loss_timeout() {
     cannot_send(|sim, lun| {
-        sim.init.set_blocked(0, true);
+        sim.init.set_blocked(0, Blocked::All);
         sim.read(lun, 0, 100);
     });
 }
@@ -283,7 +283,7 @@ fn hazard_27_io_that_cannot_be_sent_again_fails_after_the_loss_timeout() {
         sim.hosts[0].alive = false;
         sim.read(lun, 0, 100);
         sim.turn_at_once();
-        sim.init.set_blocked(0, true);
+        sim.init.set_blocked(0, Blocked::All);
         sim.run(50 * MS);
         sim.hosts[0].alive = true;
     });
@@ -317,14 +317,14 @@ fn a_blocked_port_holds_nothing_up_for_the_others() {
         sim.hosts[usize::from(port)].ports = vec![port];
     }
     let (a, b) = (sim.up(at(1, 1)), sim.up(at(1, 2)));
-    sim.init.set_blocked(0, true);
+    sim.init.set_blocked(0, Blocked::All);
     let stuck = sim.read(a, 0, 100);
     assert_eq!(sim.submit(a, Op::Read, 0, 1), Err(SubmitError::Busy));
     let before = sim.sent.len();
     let user = sim.read(b, 0, 100);
     assert_eq!(sim.wait(user), Ok(()));
     assert!(sim.sent[before..].iter().all(|s| s.port == 1));
-    sim.init.set_blocked(0, false);
+    sim.init.set_blocked(0, Blocked::Nothing);
     assert_eq!(sim.wait(stuck), Ok(()));
     sim.finish();
 }

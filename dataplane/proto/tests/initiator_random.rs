@@ -5,7 +5,7 @@
 
 mod harness;
 
-use aoe_proto::initiator::{Config, IoError, LunId, LunState, Op, PacingLimits, SubmitError};
+use aoe_proto::initiator::{self, Config, IoError, LunId, LunState, Op, PacingLimits, SubmitError};
 use harness::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -145,7 +145,14 @@ fn run(sim: &mut Sim, luns: [LunId; 2], seed: u64, step: Step) {
         } => set_wire(sim, seed, loss, double, delay_ms),
         Step::Alive { host, alive } => sim.hosts[host].alive = alive,
         Step::Stuck(stuck) => sim.stuck[0] = stuck,
-        Step::Blocked(blocked) => sim.init.set_blocked(0, blocked),
+        Step::Blocked(blocked) => sim.init.set_blocked(
+            0,
+            if blocked {
+                initiator::Blocked::All
+            } else {
+                initiator::Blocked::Nothing
+            },
+        ),
         Step::MaxSectors { host, max } => {
             let fits = (sim.ports[0].mtu - 22) / 512;
             sim.target_config(host).max_sectors = max.min(fits as u8).max(1);
@@ -164,7 +171,7 @@ fn run(sim: &mut Sim, luns: [LunId; 2], seed: u64, step: Step) {
 fn heal_and_check(sim: &mut Sim, luns: [LunId; 2]) {
     sim.no_faults();
     sim.stuck[0] = false;
-    sim.init.set_blocked(0, false);
+    sim.init.set_blocked(0, initiator::Blocked::Nothing);
     for host in &mut sim.hosts {
         host.alive = true;
     }

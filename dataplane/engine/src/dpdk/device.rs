@@ -17,6 +17,7 @@ use aoe_proto::Mac;
 use aoe_proto::initiator::PortInfo;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes of an Ethernet header with an 802.1Q tag.
@@ -112,6 +113,15 @@ pub struct Device {
     pub info: PortInfo,
 }
 
+/// A device as its bus knows it.
+#[derive(Debug, Clone, Copy)]
+struct BusDevice(NonNull<dpdk_sys::rte_device>);
+
+// SAFETY: it is only handed back to DPDK, once, when the device is closed.
+unsafe impl Send for BusDevice {}
+// SAFETY: as above.
+unsafe impl Sync for BusDevice {}
+
 /// What the ports of a device share.
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -119,6 +129,8 @@ pub(super) struct Inner {
     queues: u16,
     /// Frames and pools of ports that are gone, until the device is closed.
     grave: Mutex<Vec<(Option<FrameMemory>, Option<Mempool>)>>,
+    /// The bus device, if it was probed for this.
+    probed: Option<BusDevice>,
     /// DPDK's control functions want one caller at a time.
     pub control: Mutex<()>,
     /// What ports send when they send zeroes: a ring may read it until the device is closed.
@@ -145,6 +157,10 @@ impl Drop for Inner {
         unsafe {
             dpdk_sys::rte_eth_dev_stop(self.port);
             dpdk_sys::rte_eth_dev_close(self.port);
+            if let Some(device) = self.probed {
+                // Plugged out as well, so that it can be opened once more.
+                dpdk_sys::rte_dev_remove(device.0.as_ptr());
+            }
         }
     }
 }
@@ -209,6 +225,7 @@ struct Opening<'a> {
     eal: Eal,
     config: &'a DeviceConfig,
     port: u16,
+    probed: Option<BusDevice>,
     is_pci: bool,
     limits: dpdk_sys::rte_eth_dev_info,
     driver_name: String,
@@ -233,7 +250,7 @@ impl<'a> Opening<'a> {
             }
             None => None,
         };
-        let port = find_port(device)?;
+        let (port, probed) = find_port(device)?;
         let mut limits = MaybeUninit::<dpdk_sys::rte_eth_dev_info>::zeroed();
         // SAFETY: the port exists; DPDK fills the structure, of which zeroes are a valid value.
         let (rc, limits) = unsafe {
@@ -301,6 +318,15 @@ impl<'a> Opening<'a> {
                 what,
             })
         };
+        let (queues, there) = (
+            config.queues,
+            limits.max_rx_queues.min(limits.max_tx_queues),
+        );
+        if queues == 0 || queues > there {
+            return unfit(format!(
+                "{queues} queue pairs asked for, and the device has {there}"
+            ));
+        }
         if mtu < MTU_MIN {
             return unfit(format!(
                 "an MTU of {mtu} has no room for a sector: {MTU_MIN} is the least"
@@ -317,6 +343,9 @@ impl<'a> Opening<'a> {
             eal,
             config,
             port,
+            probed: probed
+                .then_some(NonNull::new(limits.device).map(BusDevice))
+                .flatten(),
             is_pci,
             limits,
             driver_name,
@@ -341,6 +370,7 @@ impl<'a> Opening<'a> {
             port: self.port,
             queues: self.config.queues,
             grave: Mutex::default(),
+            probed: self.probed,
             control: Mutex::default(),
             _zeroes: zeroes.clone(),
         });
@@ -479,18 +509,6 @@ impl<'a> Opening<'a> {
 
     fn configure(&self) -> Result<(), DpdkError> {
         let (name, queues) = (&self.config.device, self.config.queues);
-        let unfit = |what| {
-            Err(DpdkError::Unfit {
-                device: name.clone(),
-                what,
-            })
-        };
-        if queues == 0 || queues > self.limits.max_rx_queues.min(self.limits.max_tx_queues) {
-            let most = self.limits.max_rx_queues.min(self.limits.max_tx_queues);
-            return unfit(format!(
-                "{queues} queue pairs asked for, and the device has {most}"
-            ));
-        }
         let mut conf = MaybeUninit::<dpdk_sys::rte_eth_conf>::zeroed();
         // SAFETY: zeroes are a valid configuration.
         let conf = unsafe {

@@ -2,7 +2,7 @@
 
 use super::error::{DpdkError, last_error};
 use std::ffi::CString;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Where the EAL gets its memory from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -51,7 +51,11 @@ impl Default for EalConfig {
 #[derive(Clone, Copy, Debug)]
 pub struct Eal(());
 
-static STARTED: AtomicBool = AtomicBool::new(false);
+static STATE: AtomicU8 = AtomicU8::new(NOT_OURS);
+/// Nobody has started it through us.
+const NOT_OURS: u8 = 0;
+const UP: u8 = 1;
+const FAILED: u8 = 2;
 
 impl Eal {
     /// Starts the EAL. The calling thread becomes its main lcore and is pinned.
@@ -59,7 +63,7 @@ impl Eal {
     /// # Errors
     /// If it is up already, or DPDK refuses.
     pub fn start(config: &EalConfig) -> Result<Self, DpdkError> {
-        if STARTED.swap(true, Ordering::SeqCst) {
+        if STATE.swap(UP, Ordering::SeqCst) == UP {
             return Err(DpdkError::EalTwice);
         }
         let args = config.arguments();
@@ -72,7 +76,7 @@ impl Eal {
         // reorder the array of pointers.
         let rc = unsafe { dpdk_sys::rte_eal_init(pointers.len() as i32, pointers.as_mut_ptr()) };
         if rc < 0 {
-            STARTED.store(false, Ordering::SeqCst);
+            STATE.store(FAILED, Ordering::SeqCst);
             return Err(DpdkError::Eal {
                 reason: last_error(),
                 args: args.join(" "),
@@ -88,10 +92,12 @@ impl Eal {
     /// If there is none.
     pub fn attach() -> Result<Self, DpdkError> {
         // SAFETY: reads a global that is 0 before the EAL's start.
-        if unsafe { dpdk_sys::rte_lcore_count() } == 0 {
+        let count = unsafe { dpdk_sys::rte_lcore_count() };
+        // After a failed start there are lcores, too.
+        if count == 0 || STATE.load(Ordering::SeqCst) == FAILED {
             return Err(DpdkError::NoEal);
         }
-        STARTED.store(true, Ordering::SeqCst);
+        STATE.store(UP, Ordering::SeqCst);
         Ok(Self(()))
     }
 

@@ -24,8 +24,8 @@ pub fn is_pci_address(device: &str) -> bool {
     address.contains(':') && address.contains('.') && !address.starts_with("port:")
 }
 
-/// The port of a device, which is probed if it is not there yet.
-pub(super) fn find_port(device: &str) -> Result<u16, DpdkError> {
+/// The port of a device, and whether it had to be probed for that.
+pub(super) fn find_port(device: &str) -> Result<(u16, bool), DpdkError> {
     let missing = |reason: String| DpdkError::NoDevice {
         device: device.into(),
         reason,
@@ -35,7 +35,7 @@ pub(super) fn find_port(device: &str) -> Result<u16, DpdkError> {
         // SAFETY: looks at a table.
         let there = unsafe { dpdk_sys::rte_eth_dev_is_valid_port(port) } != 0;
         return if there {
-            Ok(port)
+            Ok((port, false))
         } else {
             Err(missing("no port has this number".into()))
         };
@@ -53,7 +53,7 @@ pub(super) fn find_port(device: &str) -> Result<u16, DpdkError> {
         (rc == 0).then_some(port)
     };
     if let Some(port) = by_name() {
-        return Ok(port);
+        return Ok((port, false));
     }
     // SAFETY: the string lives through the call.
     let rc = unsafe { dpdk_sys::rte_dev_probe(c_device.as_ptr()) };
@@ -66,7 +66,9 @@ pub(super) fn find_port(device: &str) -> Result<u16, DpdkError> {
         };
         return Err(missing(format!("{}{hint}", strerror(rc))));
     }
-    by_name().ok_or_else(|| missing("it was probed, but brought no Ethernet port".into()))
+    by_name()
+        .map(|port| (port, true))
+        .ok_or_else(|| missing("it was probed, but brought no Ethernet port".into()))
 }
 
 #[cfg(test)]

@@ -105,6 +105,11 @@ impl IoTable {
         self.used -= 1;
     }
 
+    #[inline]
+    pub fn get(&self, id: u32) -> Option<&Io> {
+        self.rows.get(id as usize)
+    }
+
     pub fn used(&self) -> u32 {
         self.used
     }

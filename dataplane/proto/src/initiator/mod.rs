@@ -33,7 +33,7 @@ pub use error::{DropReason, Drops, IoError, SubmitError};
 pub use io::{IoId, Op};
 pub use lun::{LunId, LunInfo, LunState, LunStats};
 pub use pacing::{Pacing, PacingLimits};
-pub use receive::{LINEAR_MAX, Received};
+pub use receive::{HEAD_MIN, LINEAR_MAX, Received};
 pub use slots::AtaOp;
 pub use tags::{Lap, TagLayout};
 pub use time::{Time, nanos};
@@ -74,8 +74,21 @@ struct PortState {
     accepted_seq: u64,
     /// All frames before this one are known to have left the ring.
     left_seq: u64,
-    /// The host can put nothing on this port's ring now.
-    blocked: bool,
+    /// What the host cannot put on this port's ring now.
+    blocked: Blocked,
+}
+
+/// What a host cannot put on a port's ring, for want of frames or of room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blocked {
+    /// Everything can be sent.
+    Nothing,
+    /// What has to be copied: resends of writes, trims.
+    Copies,
+    /// Everything with a payload: the port copies all of them.
+    Payloads,
+    /// Nothing can be sent.
+    All,
 }
 
 /// Something that a host may want to tell its users.
@@ -151,6 +164,7 @@ pub struct Initiator {
     discovers: u32,
     /// The host has not handed over all that it received.
     backlog: bool,
+    given_up: u64,
     /// Ticks in a row that were left out because of it.
     ticks_left_out: u32,
     done: VecDeque<u32>,
@@ -195,6 +209,7 @@ impl Initiator {
             ready: VecDeque::with_capacity(usize::from(config.luns)),
             discovers: 0,
             backlog: false,
+            given_up: 0,
             ticks_left_out: 0,
             done: VecDeque::with_capacity(config.ios as usize),
             draining: Vec::with_capacity(slots as usize),
@@ -225,7 +240,7 @@ impl Initiator {
             next_seq: 0,
             accepted_seq: 0,
             left_seq: 0,
-            blocked: false,
+            blocked: Blocked::Nothing,
         });
         Ok(self.ports.len() as u8 - 1)
     }
@@ -286,12 +301,8 @@ impl Initiator {
             }
             Op::Read | Op::Write => in_range(row, lba, sectors)?,
         };
-        if row.head != NONE
-            && self
-                .ports
-                .get(usize::from(row.port))
-                .is_some_and(|p| p.blocked)
-        {
+        let (port, waits) = (row.port, row.head != NONE);
+        if waits && self.is_blocked(port, Some(op), false) {
             return Err(SubmitError::Busy);
         }
         let lba = if op == Op::Flush { 0 } else { lba };
@@ -308,6 +319,7 @@ impl Initiator {
             user,
         };
         let id = self.ios.take(io).ok_or(SubmitError::Busy)?;
+        let row = &mut self.luns[usize::from(lun.0)];
         if op == Op::Flush && row.durability.take_loss() {
             let io = &mut self.ios[id];
             (io.left, io.queued, io.error) = (0, false, Some(IoError::Restarted));
@@ -366,6 +378,19 @@ impl Initiator {
             self.counters.events_lost += 1;
         }
         self.events.push_back(event);
+    }
+
+    /// The time that the state machine counts in: the host's, less the pauses.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// Grows with each command that was given up, sent or not.
+    #[inline]
+    #[must_use]
+    pub fn given_up(&self) -> u64 {
+        self.given_up
     }
 
     /// Lets an I/O go if nothing of it is open any more.

@@ -28,6 +28,8 @@ pub enum Received {
     Linearize(usize),
 }
 
+/// Contiguous bytes that [`Initiator::received`] wants to see of a frame, unless it is shorter.
+pub const HEAD_MIN: usize = 40;
 /// The most contiguous bytes that [`Received::Linearize`] asks for.
 pub const LINEAR_MAX: usize = 28 + 8 + 1024;
 

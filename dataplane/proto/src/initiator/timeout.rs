@@ -114,6 +114,7 @@ impl Initiator {
     fn overdue(&mut self, id: u32) {
         let slot = self.slots[id];
         if self.luns[usize::from(slot.lun)].last_answer > slot.sent_first {
+            self.given_up += 1;
             self.retire(id, Some(IoError::TimedOut));
         } else {
             self.lose(LunId(slot.lun));
@@ -149,6 +150,7 @@ impl Initiator {
             // IDENTIFY is nobody's I/O: it goes on.
             let io = matches!(row.kind, Kind::Ata(op) if op != AtaOp::Identify);
             if sent && row.lun == id.0 && io {
+                self.given_up += 1;
                 self.retire(slot, Some(error));
             }
         }

@@ -3,7 +3,7 @@
 
 use super::io::{self, NONE};
 use super::slots::{Kind, State};
-use super::{AtaOp, CONTROL_SLOTS, Initiator, IoId, LunId, Op, Time};
+use super::{AtaOp, Blocked, CONTROL_SLOTS, Initiator, IoId, LunId, Op, Time};
 use crate::wire::ata::{
     AtaHeader, emit_trim_ranges, flush_command, identify_command, read_command, trim_command,
     write_command,
@@ -111,7 +111,7 @@ impl Initiator {
             if self.slots[id].state != State::Queued {
                 continue;
             }
-            if self.is_blocked(self.port_of(id)) {
+            if self.is_slot_blocked(id) {
                 self.push(id);
                 continue;
             }
@@ -133,15 +133,34 @@ impl Initiator {
         }
     }
 
-    #[inline]
-    fn is_blocked(&self, port: u8) -> bool {
-        self.ports.get(usize::from(port)).is_none_or(|p| p.blocked)
+    fn is_slot_blocked(&self, id: u32) -> bool {
+        let op = match self.slots[id].kind {
+            Kind::Ata(AtaOp::Write) => Some(Op::Write),
+            Kind::Ata(AtaOp::Trim) => Some(Op::Trim),
+            Kind::Ata(_) | Kind::Query | Kind::Discover(_) => None,
+        };
+        self.is_blocked(self.port_of(id), op, true)
     }
 
-    /// Tells whether the host can put frames on `port`'s ring. While it can't, no frame for this
-    /// port comes out of [`Self::next_transmit`]; the other ports go on.
+    /// Whether an I/O's command, or one without I/O, cannot be put on the ring now.
     #[inline]
-    pub fn set_blocked(&mut self, port: u8, blocked: bool) {
+    pub(super) fn is_blocked(&self, port: u8, op: Option<Op>, again: bool) -> bool {
+        let blocked = self
+            .ports
+            .get(usize::from(port))
+            .map_or(Blocked::All, |p| p.blocked);
+        match blocked {
+            Blocked::Nothing => false,
+            Blocked::Copies => op == Some(Op::Trim) || (op == Some(Op::Write) && again),
+            Blocked::Payloads => matches!(op, Some(Op::Trim | Op::Write)),
+            Blocked::All => true,
+        }
+    }
+
+    /// Tells what the host cannot put on `port`'s ring. No such frame comes out of
+    /// [`Self::next_transmit`] until it can; the other ports go on.
+    #[inline]
+    pub fn set_blocked(&mut self, port: u8, blocked: Blocked) {
         if let Some(ring) = self.ports.get_mut(usize::from(port)) {
             ring.blocked = blocked;
         }
@@ -159,7 +178,8 @@ impl Initiator {
         for _ in 0..self.ready.len() {
             let lun = *self.ready.front()?;
             let row = &self.luns[usize::from(lun.0)];
-            if row.is_ready() && self.is_blocked(row.port) {
+            let op = self.ios.get(row.head).map(|io| io.op);
+            if row.is_ready() && self.is_blocked(row.port, op, false) {
                 self.ready.rotate_left(1);
                 continue;
             }
@@ -300,6 +320,11 @@ impl Initiator {
     #[inline]
     pub fn sent_in_place(&mut self, slot: u32) {
         self.slots[slot].zero_copy = true;
+    }
+
+    /// There was no frame for this slot's copy after all: it is sent as soon as there is one.
+    pub fn not_filled(&mut self, slot: u32) {
+        self.queue(slot);
     }
 
     /// The driver took the next `count` frames of `port`.
