@@ -12,6 +12,9 @@ far=aoedemo1
 run=/run/aoe-demo
 uri="nbd+unix:///e1.1?socket=$run/nbd.sock"
 work=
+made_run=
+made_ns=
+made_link=
 vblade_pid=
 aoed_pid=
 pages_before=
@@ -29,12 +32,17 @@ stop() { # PID: asks, waits up to 5 s, then insists
 
 cleanup() {
     local rc=$?
-    trap - EXIT INT TERM
+    # Whatever comes now, what was made is taken down.
+    trap - EXIT
+    trap '' INT TERM HUP
     set +e
     [ $rc -eq 0 ] || [ -z "$work" ] || { echo; echo "-- aoed's log:"; tail -n 20 "$work/aoed.log" 2>/dev/null; }
     stop "$aoed_pid"
     stop "$vblade_pid"
-    [ -z "$work" ] || { ip link del $near; ip netns del $ns; rm -rf "$work" "$run"; } 2>/dev/null
+    [ -z "$made_link" ] || ip link del $near 2>/dev/null
+    [ -z "$made_ns" ] || ip netns del $ns
+    [ -z "$work" ] || rm -rf "$work"
+    [ -z "$made_run" ] || rm -rf "$run"
     [ -z "$pages_before" ] || echo "$pages_before" > /proc/sys/vm/nr_hugepages
     if [ $rc -eq 0 ]; then echo "demo: ok"; else echo "demo: FAILED at: $step"; fi
     exit $rc
@@ -57,16 +65,34 @@ huge_pages() { # reserves 256 MiB of huge pages if it can
     fi
 }
 
+stale() { # takes down what a demo left that was killed
+    [ -d "$run" ] || return 0
+    ! kill -0 "$(cat "$run/pid" 2>/dev/null || echo 0x)" 2>/dev/null || return 0
+    echo "a demo was killed here; taking down what it left"
+    local old
+    old=$(cat "$run/work" 2>/dev/null || true)
+    case "$old" in /var/tmp/aoe-demo.*) rm -rf "$old" ;; esac
+    ip link del $near 2>/dev/null || true
+    ip netns del $ns 2>/dev/null || true
+    rm -rf "$run"
+}
+
 main() {
     [ "$(id -u)" -eq 0 ] || fail "not root (a network namespace is needed); try: cargo run -p aoe-perf -- selftest"
     [ "$(nproc)" -ge 2 ] || fail "two CPUs are needed: one polls"
-    mkdir "$run" 2>/dev/null || fail "$run exists: is another demo running? If not, remove it"
+    stale
+    mkdir "$run" 2>/dev/null || fail "another demo is running (process $(cat "$run/pid" 2>/dev/null))"
+    made_run=1
+    echo $$ > "$run/pid"
     work=$(mktemp -d /var/tmp/aoe-demo.XXXXXX)
+    echo "$work" > "$run/work"
 
     say "Huge pages, a network namespace, a veth pair with jumbo frames"
     huge_pages
     ip netns add $ns
+    made_ns=1
     ip link add $near mtu 9000 type veth peer name $far mtu 9000 netns $ns
+    made_link=1
     ip link set $near up
     ip -n $ns link set $far up
 
@@ -89,8 +115,8 @@ main() {
     "$bin/aoectl" -s $run/control.sock list | grep -q ' up ' || fail "e1.1 is not up"
 
     say "fio, random reads and writes of 4 to 128 KiB through NBD, every block verified"
-    fio --name=demo --ioengine=nbd --uri="$uri" --rw=randrw --bsrange=4k-128k --iodepth=16 \
-        --size=192m --verify=crc32c --verify_fatal=1 --output-format=normal | grep -E 'READ:|WRITE:|err='
+    (cd "$work" && fio --name=demo --ioengine=nbd --uri="$uri" --rw=randrw --bsrange=4k-128k --iodepth=16 \
+        --size=192m --verify=crc32c --verify_fatal=1 --output-format=normal) | grep -E 'READ:|WRITE:|err='
 
     say "256 MiB of random data through nbdcopy, compared in the target's own file and read back"
     head -c 256M /dev/urandom > "$work/data"
@@ -118,5 +144,5 @@ main() {
 }
 
 trap cleanup EXIT
-trap 'step="$step: interrupted"; exit 130' INT TERM
+trap 'step="$step: interrupted"; exit 130' INT TERM HUP
 main

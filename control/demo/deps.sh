@@ -15,7 +15,7 @@ for package in "${packages[@]}"; do
 done
 
 if ! command -v cargo >/dev/null; then
-    echo "deps: there is no cargo. Debian 12's own Rust is too old: install Rust 1.88 or later from https://rustup.rs" >&2
+    echo "deps: no cargo in this user's PATH. Rust 1.88 or later is needed, and Debian 12's own is too old: see https://rustup.rs" >&2
     exit 1
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -28,7 +28,8 @@ Examples:
   A NIC that is bound to vfio-pci:
     aoe-target --port 0000:01:00.0 --mtu 9000 --lun e1.0=ram:8G --memory-mb 512
 
-It prints one line `aoe-target: ready, ...` once it serves, and stops cleanly on SIGINT or SIGTERM.
+It prints one line `aoe-target: ready, ...` once it serves (with --json to standard error), and stops
+cleanly on SIGINT or SIGTERM. Exit codes: 0 stopped, 1 failed, 2 wrong usage.
 A file is used with pread and pwrite, a system call for each command; FLUSH is fdatasync.";
 
 /// A poll-mode AoE target for the lab: LUNs in memory or in files, on any DPDK port.
@@ -152,19 +153,24 @@ pub fn run(args: &TargetArgs) -> Result<()> {
     if args.announce {
         target.announce();
     }
-    ready(&target, device)?;
+    ready(&target, device, args.json)?;
     let cycles = poll(eal, &mut target, args.time, &stop);
     let seconds = cycles as f64 / tsc_hz().max(1) as f64;
     target.forget_unsent();
     say(&report(&target, seconds), args.json)
 }
 
-fn ready(target: &LabTarget<DpdkPort>, device: &str) -> Result<()> {
+fn ready(target: &LabTarget<DpdkPort>, device: &str, json: bool) -> Result<()> {
     use aoe_engine::Port;
     let mac = target.port().info().mac;
     let luns = target.luns().len();
+    let line = format!("aoe-target: ready, {luns} LUNs on {device} ({mac})");
+    if json {
+        // Standard output is for the document alone.
+        return writeln!(std::io::stderr(), "{line}").context("standard error");
+    }
     let mut out = std::io::stdout().lock();
-    writeln!(out, "aoe-target: ready, {luns} LUNs on {device} ({mac})")?;
+    writeln!(out, "{line}")?;
     out.flush().context("standard output")
 }
 

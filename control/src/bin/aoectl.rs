@@ -7,9 +7,18 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// As `println!`, but a reader that has had enough (`| head`) is no error.
+macro_rules! say {
+    ($($what:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($what)*);
+    }};
+}
+
 /// Asks a running aoed.
 #[derive(Parser)]
 #[command(
+    name = "aoectl",
     version,
     after_help = "\
 Examples:
@@ -79,18 +88,15 @@ fn run(args: &Args) -> Result<ExitCode, CallError> {
         Command::Stat => ("stat", Value::Null),
         Command::Identify { lun } => ("identify", json!({ "lun": lun })),
         Command::Completions { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut Args::command(),
-                "aoectl",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "aoectl", &mut script);
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), &script);
             return Ok(ExitCode::SUCCESS);
         }
     };
     let answer = call(&args.socket, method, params)?;
     if args.json {
-        println!("{answer:#}");
+        say!("{answer:#}");
     }
     let bad = |e: serde_json::Error| CallError::Answer(e.to_string());
     match args.command {
@@ -135,7 +141,7 @@ fn list(luns: &[LunView]) {
     if luns.is_empty() {
         return;
     }
-    println!(
+    say!(
         "{:<16} {:<10} {:<11} {:>10}  {:<17} {:>4} {:>5} {:>6} {:>9} {:>10} {:>7} {:>6}",
         "NAME",
         "LUN",
@@ -151,7 +157,7 @@ fn list(luns: &[LunView]) {
         "FAILED"
     );
     for lun in luns {
-        println!(
+        say!(
             "{:<16} {:<10} {:<11} {:>10}  {:<17} {:>4} {:>5} {:>6} {:>6.0} us {:>10} {:>7} {:>6}",
             lun.name,
             lun.lun,
@@ -167,7 +173,7 @@ fn list(luns: &[LunView]) {
             lun.failed
         );
         if let Some(stranger) = &lun.stranger {
-            println!(
+            say!(
                 "{:16} another target answers for it and is not used: {stranger}",
                 ""
             );
@@ -184,51 +190,52 @@ fn identify(lun: &LunView) {
         ..
     } = id;
     let yes = |on: bool| if on { "yes" } else { "no" };
-    println!("LUN              {} ({}), {}", lun.name, lun.lun, lun.state);
-    println!("model            {model}");
-    println!("serial           {serial}");
-    println!("firmware         {firmware}");
-    println!("wwn              {}", id.wwn.as_deref().unwrap_or("none"));
-    println!(
+    say!("LUN              {} ({}), {}", lun.name, lun.lun, lun.state);
+    say!("model            {model}");
+    say!("serial           {serial}");
+    say!("firmware         {firmware}");
+    say!("wwn              {}", id.wwn.as_deref().unwrap_or("none"));
+    say!(
         "size             {} ({} sectors)",
         size(lun.size_bytes),
         id.sectors
     );
-    println!(
+    say!(
         "sector           {} bytes logical, {} physical",
-        id.logical_sector_bytes, id.physical_sector_bytes
+        id.logical_sector_bytes,
+        id.physical_sector_bytes
     );
-    println!("48-bit LBA       {}", yes(id.lba48));
-    println!(
+    say!("48-bit LBA       {}", yes(id.lba48));
+    say!(
         "flush            {}, EXT {}",
         yes(id.flush),
         yes(id.flush_ext)
     );
-    println!(
+    say!(
         "write cache      {}",
         if id.write_cache { "on" } else { "off" }
     );
-    println!(
+    say!(
         "trim             {}, zeroes afterwards {}",
         yes(id.trim),
         yes(id.trim_zeroes)
     );
-    println!("durability       {}", lun.durability);
+    say!("durability       {}", lun.durability);
     if lun.durability == "unknown" {
-        println!(
-            "                 (the target promises nothing; vblade buffers unless run with -s)"
-        );
+        say!("                 (the target promises nothing; vblade buffers unless run with -s)");
     }
-    println!("target           {} through port {}", lun.mac, lun.port);
-    println!(
+    say!("target           {} through port {}", lun.mac, lun.port);
+    say!(
         "limits           {} commands, {} sectors a frame; frames carry {}",
-        lun.buffer_count, lun.target_max_sectors, lun.sectors_per_frame
+        lun.buffer_count,
+        lun.target_max_sectors,
+        lun.sectors_per_frame
     );
 }
 
 fn stat(answer: &Value) {
     let appliance = &answer["appliance"];
-    println!(
+    say!(
         "aoed {} on {}, {}",
         text(&appliance["version"]),
         text(&appliance["dpdk"]),
@@ -239,19 +246,19 @@ fn stat(answer: &Value) {
         }
     );
     for (i, port) in list_of(&appliance["ports"]).iter().enumerate() {
-        println!("port {i}: {}", text(&port["device"]));
+        say!("port {i}: {}", text(&port["device"]));
         print_counters(port, "  ");
     }
     for core in list_of(&answer["cores"]) {
-        println!("core {}", core["core"]);
+        say!("core {}", core["core"]);
         print_counters(core, "  ");
-        println!("  drops");
+        say!("  drops");
         print_counters(&core["drops"], "    ");
         for (i, port) in list_of(&core["ports"]).iter().enumerate() {
-            println!("  port {i}");
+            say!("  port {i}");
             print_counters(port, "    ");
             for pool in ["header_frames", "full_frames"] {
-                println!("    {pool}");
+                say!("    {pool}");
                 print_counters(&port[pool], "      ");
             }
         }
@@ -277,6 +284,6 @@ fn print_counters(value: &Value, indent: &str) {
             Value::Bool(b) => b.to_string(),
             Value::Null | Value::Array(_) | Value::Object(_) => continue,
         };
-        println!("{indent}{name:<22} {shown}");
+        say!("{indent}{name:<22} {shown}");
     }
 }

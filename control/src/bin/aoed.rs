@@ -9,6 +9,7 @@ use std::process::ExitCode;
 /// Connects to ATA-over-Ethernet targets through DPDK and exports their LUNs over NBD.
 #[derive(Parser)]
 #[command(
+    name = "aoed",
     version,
     after_help = "\
 Examples:

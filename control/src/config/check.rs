@@ -2,7 +2,7 @@
 
 use super::{Config, ConfigError, wrong};
 use aoe_engine::dpdk::{MTU_MAX, MTU_MIN};
-use aoe_proto::initiator;
+use aoe_proto::{ShelfSlot, initiator};
 use std::collections::HashSet;
 
 /// Bytes of a Unix socket's path, at most.
@@ -208,6 +208,13 @@ impl Config {
                     key("name"),
                     "1 to 255 bytes without control characters are needed",
                 );
+            }
+            if name
+                .parse::<ShelfSlot>()
+                .is_ok_and(|other| other != address)
+            {
+                let text = format!("{name:?} is the name of another LUN, by its address");
+                return wrong(key("name"), text);
             }
             if !names.insert(name.clone()) {
                 return wrong(

@@ -10,6 +10,7 @@ use aoe_engine::dpdk::{DeviceConfig, EalConfig, HugePages};
 use aoe_proto::ShelfSlot;
 use aoe_proto::initiator::{self, PacingLimits};
 use serde::Deserialize;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -350,29 +351,20 @@ impl Config {
             return Err(in_file("there is no such file".into()));
         }
         let source = config::File::from(file).format(config::FileFormat::Toml);
-        let environment = config::Environment::with_prefix("AOED")
-            .prefix_separator("__")
-            .separator("__")
-            .list_separator(",")
-            .with_list_parse_key("engine.cores")
-            .with_list_parse_key("eal.extra")
-            .try_parsing(true);
         let raw = config::Config::builder()
             .add_source(source)
-            .add_source(environment)
+            .add_source(environment())
             .build()
             .map_err(|e| in_file(e.to_string()))?;
-        let config: Self = serde_path_to_error::deserialize(raw).map_err(|e| ConfigError::Key {
-            file: file.into(),
-            key: e
-                .path()
-                .to_string()
-                .replace("]", "].")
-                .replace("]..", "].")
-                .trim_end_matches('.')
-                .into(),
-            reason: e.inner().to_string(),
-        })?;
+        // By way of JSON, because `config` itself would turn "yes", 1.9 and 7 into what fits.
+        let mut json: Value = raw.try_deserialize().map_err(|e| in_file(e.to_string()))?;
+        environment_as_meant(&mut json);
+        let config: Self =
+            serde_path_to_error::deserialize(json).map_err(|e| ConfigError::Key {
+                file: file.into(),
+                key: e.path().to_string(),
+                reason: e.inner().to_string(),
+            })?;
         config.check()?;
         Ok(config)
     }
@@ -382,8 +374,9 @@ impl Config {
     /// # Errors
     /// If they are not octal.
     pub fn nbd_mode(&self) -> Result<u32, ConfigError> {
+        let digits = self.nbd.mode.bytes().all(|b| b.is_ascii_digit());
         match u32::from_str_radix(&self.nbd.mode, 8) {
-            Ok(mode) if mode <= 0o777 => Ok(mode),
+            Ok(mode) if mode <= 0o777 && digits => Ok(mode),
             _ => wrong("nbd.mode", "octal permissions such as \"660\" are needed"),
         }
     }
@@ -449,6 +442,59 @@ impl Config {
             seed,
             ..initiator::Config::default()
         }
+    }
+}
+
+const PREFIX: &str = "AOED";
+
+fn environment() -> config::Environment {
+    config::Environment::with_prefix(PREFIX)
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true)
+}
+
+/// Values from the environment are guessed to be numbers or truths where they can be; these are
+/// texts, or lists with commas, whatever they look like.
+fn environment_as_meant(json: &mut Value) {
+    const TEXTS: [&str; 6] = [
+        "eal.log_level",
+        "eal.huge_pages",
+        "nbd.socket",
+        "nbd.mode",
+        "nbd.export",
+        "control.socket",
+    ];
+    let variable = |key: &str| {
+        let name = format!("{PREFIX}__{}", key.replace('.', "__").to_uppercase());
+        std::env::var(name).ok()
+    };
+    let items = |text: String| -> Vec<String> {
+        text.split(',')
+            .map(|item| item.trim().to_owned())
+            .filter(|s| !s.is_empty())
+            .collect()
+    };
+    let mut set = |key: &str, value: Value| {
+        let place = json.pointer_mut(&format!("/{}", key.replace('.', "/")));
+        if let Some(place) = place {
+            *place = value;
+        }
+    };
+    for key in TEXTS {
+        if let Some(text) = variable(key) {
+            set(key, text.into());
+        }
+    }
+    if let Some(text) = variable("eal.extra") {
+        set("eal.extra", items(text).into());
+    }
+    if let Some(text) = variable("engine.cores") {
+        let number = |item: String| item.parse::<u64>().map_or(Value::String(item), Value::from);
+        set(
+            "engine.cores",
+            items(text).into_iter().map(number).collect(),
+        );
     }
 }
 

@@ -63,6 +63,7 @@ impl Eal {
     /// # Errors
     /// If it is up already, or DPDK refuses.
     pub fn start(config: &EalConfig) -> Result<Self, DpdkError> {
+        config.check()?;
         if STATE.swap(UP, Ordering::SeqCst) == UP {
             return Err(DpdkError::EalTwice);
         }
@@ -137,6 +138,29 @@ impl Eal {
 }
 
 impl EalConfig {
+    /// What DPDK would answer with its whole usage text, or not at all for a long time.
+    fn check(&self) -> Result<(), DpdkError> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let cpus = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let cpus = cpus.unwrap_or_default().trim();
+        if !cpus.is_empty() && !is_in_list(cpus, self.main_cpu) {
+            return Err(DpdkError::NoCpu {
+                cpu: self.main_cpu,
+                cpus: cpus.into(),
+            });
+        }
+        let there = meminfo("MemTotal:") / 1024;
+        if there > 0 && u64::from(self.memory_mb) > there {
+            return Err(DpdkError::TooMuch {
+                asked: self.memory_mb,
+                there,
+            });
+        }
+        Ok(())
+    }
+
     fn arguments(&self) -> Vec<String> {
         let mut args: Vec<String> = ["dpdk-aoe", "-l"].map(Into::into).into();
         args.push(self.main_cpu.to_string());
@@ -172,15 +196,43 @@ impl EalConfig {
     }
 }
 
+/// Whether a number is in a list such as `0-3,8`.
+fn is_in_list(list: &str, number: usize) -> bool {
+    list.split(',').any(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        match (first.trim().parse(), last.trim().parse()) {
+            (Ok(first), Ok(last)) => (first..=last).contains(&number),
+            _ => false,
+        }
+    })
+}
+
+/// A field of /proc/meminfo, 0 if there is none.
+fn meminfo(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix(name))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}
+
 /// Free huge pages of the default size, in MiB; 0 if they cannot be used by this user.
 #[must_use]
 pub fn hugepages_free_mb() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    field("HugePages_Free:") * field("Hugepagesize:") / 1024
+    meminfo("HugePages_Free:") * meminfo("Hugepagesize:") / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn cpu_lists() {
+        for (list, number, there) in [
+            ("0-1", 1, true),
+            ("0-1", 2, false),
+            ("0,2-3", 3, true),
+            ("0,2-3", 1, false),
+        ] {
+            assert_eq!(super::is_in_list(list, number), there, "{number} in {list}");
+        }
+    }
 }

@@ -18,6 +18,22 @@ pub enum DpdkError {
         /// What may help.
         hint: &'static str,
     },
+    /// The CPU that the EAL is to run on is not there.
+    #[error("CPU {cpu} is not among this process's CPUs {cpus}")]
+    NoCpu {
+        /// As asked for.
+        cpu: usize,
+        /// The CPUs that there are.
+        cpus: String,
+    },
+    /// More memory than the machine has.
+    #[error("{asked} MiB of memory are asked for, and the machine has {there} MiB")]
+    TooMuch {
+        /// MiB asked for.
+        asked: u32,
+        /// MiB of the machine.
+        there: u64,
+    },
     /// One EAL per process.
     #[error("DPDK's environment is already up in this process: attach to it instead")]
     EalTwice,

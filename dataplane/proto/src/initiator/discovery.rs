@@ -59,7 +59,7 @@ impl Initiator {
         }
     }
 
-    /// Asks all targets to answer, now.
+    /// Asks all targets to answer, now. A LUN that is up and does not answer will be lost.
     pub fn rescan(&mut self) {
         let asked = self.broadcast(ShelfSlot::ALL);
         let wait = if asked {
@@ -68,6 +68,11 @@ impl Initiator {
             0
         };
         self.next_discovery = self.now.plus(wait);
+        for lun in 0..self.luns.len() {
+            if self.luns[lun].state == LunState::Up {
+                self.query(lun as u16);
+            }
+        }
     }
 
     /// Asks on all ports; false if there was no slot for one of them.
