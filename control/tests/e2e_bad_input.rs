@@ -157,7 +157,7 @@ fn impossible_values() {
             ),
             (
                 "[[lun]]\naddress = \"e1.1\"\nname = \"e1.2\"\n[[lun]]\naddress = \"e1.2\"",
-                "lun[1].name",
+                "lun[0].name",
             ),
         ],
     );
