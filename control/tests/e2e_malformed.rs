@@ -210,11 +210,9 @@ fn wrong_answers_to_a_live_tag_are_dropped() {
         let before = dropped(&waiting.lab, reason);
         assert_eq!(waiting.provoke(kind), 1, "{kind}: nothing is sent again");
         assert_eq!(dropped(&waiting.lab, reason), before + 1, "{kind}");
-        assert_eq!(
-            waiting.lab.lun("e1.1")["in_flight"],
-            1,
-            "{kind}: it waits on"
-        );
+        // It, and perhaps an IDENTIFY, which goes out now and then.
+        let waits = waiting.lab.lun("e1.1")["in_flight"].as_u64();
+        assert!(waits.is_some_and(|n| n >= 1), "{kind}: it waits on");
         waiting.lab.targets[0].signal("CONT");
         let answer = waiting.client.answer(|_| 8192);
         assert_eq!((answer.handle, answer.error), (5, 0), "{kind}");

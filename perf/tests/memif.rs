@@ -56,14 +56,16 @@ impl Target {
             .args(["--json", "--time", "120"])
             .args(extra)
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("aoe-target starts");
-        let mut line = String::new();
-        let out = child.stdout.as_mut().expect("a pipe");
-        // A reader without a buffer: what follows the line belongs to `stop`.
-        let mut reader = BufReader::with_capacity(1, out);
-        reader.read_line(&mut line).expect("a line");
-        assert!(line.starts_with("aoe-target: ready, "), "{line:?}");
+        // With --json, standard output is for the document alone.
+        let said = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut lines = said.lines().map_while(Result::ok);
+        let ready = lines.any(|line| line.starts_with("aoe-target: ready, "));
+        assert!(ready, "aoe-target ended without serving");
+        // Read on, so that it never waits for us.
+        std::thread::spawn(move || lines.for_each(drop));
         Self(child)
     }
 
