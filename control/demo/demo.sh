@@ -53,6 +53,7 @@ huge_pages() { # reserves 256 MiB of huge pages if it can
     free=$(awk '/HugePages_Free/ {print $2}' /proc/meminfo)
     [ "$free" -lt 160 ] || { echo "huge pages: $free are free"; return 0; }
     pages_before=$(cat /proc/sys/vm/nr_hugepages)
+    echo "$pages_before" > "$run/pages"
     echo $((pages_before + 160 - free)) 2>/dev/null > /proc/sys/vm/nr_hugepages || pages_before=
     free=$(awk '/HugePages_Free/ {print $2}' /proc/meminfo)
     if [ "$free" -ge 160 ]; then
@@ -69,7 +70,13 @@ stale() { # takes down what a demo left that was killed
     [ -d "$run" ] || return 0
     ! kill -0 "$(cat "$run/pid" 2>/dev/null || echo 0x)" 2>/dev/null || return 0
     echo "a demo was killed here; taking down what it left"
-    local old
+    local old name
+    for name in aoed vblade; do
+        old=$(cat "$run/$name" 2>/dev/null || true)
+        # Only if the number is still that program's.
+        [ -z "$old" ] || [ "$(cat "/proc/$old/comm" 2>/dev/null)" != "$name" ] || stop "$old"
+    done
+    [ ! -s "$run/pages" ] || cat "$run/pages" > /proc/sys/vm/nr_hugepages
     old=$(cat "$run/work" 2>/dev/null || true)
     case "$old" in /var/tmp/aoe-demo.*) rm -rf "$old" ;; esac
     ip link del $near 2>/dev/null || true
@@ -100,10 +107,12 @@ main() {
     truncate -s 1G "$work/disk.img"
     ip netns exec $ns vblade 1 1 $far "$work/disk.img" > "$work/vblade.log" 2>&1 &
     vblade_pid=$!
+    echo $vblade_pid > "$run/vblade"
 
     say "aoed with configs/demo.toml"
     NO_COLOR=1 "$bin/aoed" --config configs/demo.toml > "$work/aoed.log" 2>&1 &
     aoed_pid=$!
+    echo $aoed_pid > "$run/aoed"
     for _ in $(seq 100); do
         kill -0 $aoed_pid 2>/dev/null || fail "aoed has ended: $(tail -n 3 "$work/aoed.log")"
         "$bin/aoectl" -s $run/control.sock list 2>/dev/null | grep -q ' up ' && break
