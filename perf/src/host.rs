@@ -2,7 +2,9 @@
 
 use crate::size::SECTOR;
 use anyhow::{Context, Result};
-use aoe_engine::dpdk::{Device, DeviceConfig, DpdkPort, Eal, EalConfig, HugePages, IovaMap};
+use aoe_engine::dpdk::{
+    Device, DeviceConfig, DpdkPort, Eal, EalConfig, HugePages, IovaMap, is_pci_address,
+};
 use clap::{Args, ValueEnum};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -66,7 +68,7 @@ impl HostArgs {
             main_cpu: self.cpu,
             memory_mb: self.memory_mb,
             huge_pages,
-            pci: is_pci(port),
+            pci: is_pci_address(port),
             extra: self.eal_arg.clone(),
             ..EalConfig::default()
         };
@@ -101,12 +103,6 @@ pub fn open_one(eal: Eal, config: &DeviceConfig, iova: &IovaMap) -> Result<(Devi
 #[must_use]
 pub fn max_sectors(mtu: u32) -> u8 {
     u8::try_from(mtu.saturating_sub(HEADERS_IN_MTU) / SECTOR as u32).unwrap_or(u8::MAX)
-}
-
-/// A PCI address rather than a virtual device.
-fn is_pci(port: &str) -> bool {
-    let address = port.split(',').next().unwrap_or_default();
-    address.contains(':') && address.contains('.') && !address.starts_with("port:")
 }
 
 /// A flag that SIGINT and SIGTERM set; the second of them ends the process at once.
@@ -152,11 +148,5 @@ mod tests {
             (max_sectors(1500), max_sectors(9000), max_sectors(534)),
             (2, 17, 1)
         );
-    }
-
-    #[test]
-    fn pci_addresses() {
-        assert!(is_pci("0000:01:00.0"));
-        assert!(!is_pci("net_af_packet0,iface=a:b.c") && !is_pci("port:0"));
     }
 }
